@@ -1,0 +1,32 @@
+"Packaging: everything is read from settings.ini, which nbdev reads too."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+cfg = ConfigParser()
+cfg.read(here / "settings.ini", encoding="utf-8")
+cfg = cfg["DEFAULT"]
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("notebook", "dev", "slow")}
+extras["dev"] += extras["notebook"]
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    url=cfg["git_url"],
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    license="Apache-2.0",
+    keywords=cfg["keywords"],
+    python_requires=f">={cfg['min_python']}",
+    packages=find_packages(include=[f"{cfg['lib_name']}*"]),
+    include_package_data=True,
+    install_requires=cfg["requirements"].split(),
+    extras_require=extras,
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
+    zip_safe=False,
+)
