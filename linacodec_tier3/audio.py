@@ -7,9 +7,10 @@ __all__ = ['FILES', 'STREAMED_FILES', 'PCM', 'level_db', 'largest_step', 'resamp
            'spectrogram', 'plot_sound', 'picture', 'Sound', 'trim', 'fade', 'to_pcm', 'from_pcm', 'to_base64',
            'from_base64']
 
-# %% ../nbs/01_audio.ipynb #6e0fe456
+# %% ../nbs/01_audio.ipynb #b45e83ba
 import base64, io
 from dataclasses import dataclass
+from typing import Any
 import numpy as np, soundfile, soxr
 
 # %% ../nbs/01_audio.ipynb #9bf1e2a9
@@ -99,12 +100,12 @@ def spectrogram(
     window = np.hanning(n + 1)[:-1].astype(np.float32)
     return 20 * np.log10(np.maximum(np.abs(np.fft.rfft(frames * window)).T * 2 / window.sum(), 1e-6))
 
-# %% ../nbs/01_audio.ipynb #a63d61fa
+# %% ../nbs/01_audio.ipynb #6ed47eb6
 def plot_sound(
     audio:np.ndarray, # mono float32, shape (n,)
     rate:int, # Hz
     title:str="", # above the picture
-) -> "matplotlib.figure.Figure": # one row: spectrogram in dB over seconds and kHz; needs matplotlib
+) -> Any: # matplotlib figure: one row: spectrogram in dB over seconds and kHz; needs matplotlib
     "Spectrogram as a figure."
     from matplotlib.figure import Figure
     fig = Figure(figsize=(8, 2.4), layout="constrained")
@@ -115,7 +116,7 @@ def plot_sound(
     return fig
 
 def picture(
-    fig:"matplotlib.figure.Figure", # what to draw
+    fig:Any, # matplotlib figure
     dpi:int=72, # dots per inch
     colours:int=64, # palette size: few colours make a small file
 ) -> bytes: # PNG

@@ -6,8 +6,8 @@
 __all__ = ['TEXT', 'CURL', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'report', 'table', 'keep', 'listen',
            'somewhere', 'run', 'curl_lines', 'serve', 'parser', 'main']
 
-# %% ../nbs/10_cli.ipynb #35dab307
-import argparse, json, os, sys, time
+# %% ../nbs/10_cli.ipynb #7404a4ae
+import argparse, json, logging, os, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +133,7 @@ def listen(
     list(notes.take([result]))
     return notes, *batch_audio(result)
 
-# %% ../nbs/10_cli.ipynb #cd6f1b06
+# %% ../nbs/10_cli.ipynb #ed11356b
 @contextmanager
 def somewhere(
     url:str|None, # of an endpoint that is up, or None for a local one of our own
@@ -146,6 +146,7 @@ def somewhere(
 
 def run(args) -> None: # raises `JobFailed`, `StreamError`
     "`linacodec-tier3 run`"
+    if not args.verbose: logging.getLogger("linacodec_tier3").setLevel(logging.WARNING)  # the bar has the line to itself
     given = dict(text=args.text, output_format=args.format, voice=args.voice, service=args.service, seed=args.seed, speed=args.speed, max_chars=args.max_chars)
     with somewhere(args.url, args.api_key) as endpoint:
         notes, audio, rate = listen(endpoint, {k: v for k, v in given.items() if v is not None})
@@ -184,7 +185,7 @@ def serve(args) -> None: # until interrupted
     print(f"serving at {local.endpoint_url}, Ctrl-C ends it\n\n{curl_lines(local.endpoint_url, args.api_key)}", flush=True)
     local.serve_forever()
 
-# %% ../nbs/10_cli.ipynb #648eb245
+# %% ../nbs/10_cli.ipynb #1e3207e9
 def parser() -> argparse.ArgumentParser: # of all commands
     "The command line."
     p = argparse.ArgumentParser(prog="linacodec-tier3", description="Speech, streamed from a RunPod worker.")
@@ -209,6 +210,7 @@ def _run_options(p):
     for name in ("voice", "service"): p.add_argument(f"--{name}")
     for name, kind in (("seed", int), ("speed", float), ("max-chars", int)): p.add_argument(f"--{name}", type=kind)
     p.add_argument("--out", type=Path, default=Path("out"), help="folder for speech.wav, speech.png and partials.jsonl")
+    p.add_argument("--verbose", action="store_true", help="show the worker's log")
     p.add_argument("--url", help="an endpoint that is up, as https://api.runpod.ai/v2/ENDPOINT_ID; default: a local one, for this once")
     p.add_argument("--api-key", default=os.environ.get("RUNPOD_API_KEY"), help="for --url; default: RUNPOD_API_KEY")
 

@@ -71,7 +71,7 @@ def cache_folder(
     "Where a library should keep its downloads."
     return lambda volume: (volume or Path.home()) / ".cache" / name
 
-# %% ../nbs/00_config.ipynb #1a371b61
+# %% ../nbs/00_config.ipynb #b4faeba2
 @dataclass(frozen=True)
 class Config:
     "Every setting of the worker; made by `read_config`."
@@ -79,7 +79,7 @@ class Config:
     default_service:str = setting("hibari", str, "engine that `service: \"default\"` means")
     chunk_chars:int = setting(500, number(20, 5000), "characters in a chunk when the request has no `max_chars`")
     first_chunk_chars:int = setting(80, number(0, 5000), "characters in the first chunk of a stream; 0: no short first chunk")
-    expected_rtf:float = setting(0.5, number(0.01, 0.95, float), "seconds of work for a second of speech that growing chunks allow for")
+    expected_rtf:float = setting(0.66, number(0.01, 0.95, float), "seconds of work for a second of speech at which growing chunks still keep a player fed")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")
     job_timeout_s:float = setting(300., number(1, 86400, float), "seconds after which a job ends with an error")
     concurrency:int = setting(1, number(1, 64), "jobs that one worker takes at once")

@@ -118,7 +118,7 @@ class JobState:
         try: yield
         finally: self.seconds[what] += time.monotonic() - start
 
-# %% ../nbs/06_generators.ipynb #a8f100d8
+# %% ../nbs/06_generators.ipynb #b7252896
 @dataclass(frozen=True)
 class Delivery:
     "How a text is spoken."
@@ -127,7 +127,7 @@ class Delivery:
     options:dict = field(default_factory=dict) # the engine's own
     max_chars:int = 500 # characters in a chunk
     first_chars:int = 80 # characters in the first one, from which chunks grow; 0: no short first chunk
-    growth:float = growth_for(0.5) # each chunk's size by the one before it
+    growth:float = growth_for(0.66) # each chunk's size by the one before it
     ahead:int = 2 # chunks that a stage may be ahead
 
 def delivery(
