@@ -27,6 +27,6 @@ setup(
     include_package_data=True,
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": cfg["console_scripts"].split()},
+    entry_points={"console_scripts": cfg["console_scripts"].split(), "linacodec_tier3.engines": cfg["engines"].split()},
     zip_safe=False,
 )

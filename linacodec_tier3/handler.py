@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'ALIASES', 'ACTIONS', 'ACTION', 'CONTENT', 'RequestError', 'Request', 'check_request', 'bucket_store',
-           'answer', 'health', 'voices', 'WorkerConfig', 'keeper', 'fitted', 'on_shutdown', 'handler', 'RunPodHandler',
-           'log_to_runpod', 'worker_config', 'main']
+           'answer', 'health', 'voices', 'WorkerConfig', 'keeper', 'hold_back', 'on_shutdown', 'handler',
+           'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
 
-# %% ../nbs/07_handler.ipynb #f6d84330
+# %% ../nbs/07_handler.ipynb #4fc5ebc1
 import asyncio, contextvars, logging, signal, sys, threading, time, zlib
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, AsyncIterator, Iterator
 import runpod
@@ -175,7 +176,7 @@ def voices(
 
 ACTION = {"health": health, "voices": voices}
 
-# %% ../nbs/07_handler.ipynb #9deb8f3a
+# %% ../nbs/07_handler.ipynb #6fd3f688
 _keep = contextvars.ContextVar("keep", default=False)
 
 class WorkerConfig(dict):
@@ -186,23 +187,21 @@ def keeper() -> Any: # function: message -> whether it belongs to the job's outp
     "Decides for one job; the kept messages together stay under the result's limit."
     room = [RESULT_LIMIT - 2 * PARTIAL_LIMIT // 100]
     def keep(message):
-        if message["status"] == "streaming": room[0] -= wire_size(message)
-        return message["status"] != "streaming" or (message["format"] == TOKENS and room[0] > 0)
+        if message["status"] != "streaming": return True
+        if message["format"] == TOKENS: room[0] -= wire_size(message)
+        return message["format"] == TOKENS and room[0] > 0
     return keep
 
-# %% ../nbs/07_handler.ipynb #c0d83ba9
+# %% ../nbs/07_handler.ipynb #45af5906
 CONTENT = ("audio", "tokens")
 
-async def fitted(
-    messages:AsyncIterator[dict], # any
-) -> AsyncIterator[dict]: # the same dicts, each small enough to be posted when it is yielded
-    "Messages as the stream can carry them."
-    async for m in messages:
-        content = {k: m.pop(k) for k in CONTENT if k in m} if wire_size(m) > PARTIAL_LIMIT else {}
-        note = m.get("message")
-        if content: m["message"] = "too large to be streamed: the content is in the job's output"
-        yield m
-        if content: m.update(content, **({"message": note} if note else {})); note or m.pop("message")
+def hold_back(
+    message:dict, # about to be posted; loses its content if it is too large for that
+) -> dict: # the content, to be put back after posting; empty for what fits
+    "Make a message small enough to be streamed."
+    if message["status"] == "streaming" or wire_size(message) <= PARTIAL_LIMIT: return {}
+    message["message"] = "; ".join(filter(None, [message.get("message"), "the content is too large to be streamed and stands in the job's output"]))
+    return {k: message.pop(k) for k in CONTENT if k in message}
 
 # %% ../nbs/07_handler.ipynb #31067a9d
 def on_shutdown(
@@ -220,7 +219,7 @@ def on_shutdown(
     on_term.ends_jobs = True
     signal.signal(signal.SIGTERM, on_term)
 
-# %% ../nbs/07_handler.ipynb #68d1b9dc
+# %% ../nbs/07_handler.ipynb #50b4d39f
 _log = logging.getLogger("linacodec_tier3")
 _job_id = contextvars.ContextVar("job_id", default=None)
 
@@ -235,9 +234,12 @@ async def handler(
         request = check_request(job.get("input"), cfg, job["id"])
         _running[job["id"]] = state
         stuck = lambda: forget_engine(request.service)
-        async for message in fitted(on_loop(answer(request, cfg, state, job["id"]), state, cfg.queue_chunks, stuck=stuck)):
-            _keep.set(keep(message))
-            yield message
+        async with aclosing(on_loop(answer(request, cfg, state, job["id"]), state, cfg.queue_chunks, stuck=stuck)) as messages:
+            async for message in messages:
+                _keep.set(keep(message))
+                content = hold_back(message)
+                yield message
+                message.update(content)
     except (RequestError, EngineError, CodecUnavailable, ResultTooLarge, JobStopped) as e:
         _log.error("job failed: %s", e)
         yield error_result(str(e))
