@@ -148,7 +148,7 @@ def poll(
     if answer["status"] != "COMPLETED":
         raise JobFailed(f"job {job} is {answer['status']}: {client.status(job).get('error') or 'no reason given'}")
 
-# %% ../nbs/09_client.ipynb #a9bf3d9e
+# %% ../nbs/09_client.ipynb #a88722ca
 def stream(
     client:Client, # whose endpoint
     job:str, # job id
@@ -166,7 +166,7 @@ def speak(
     **request, # further keys of the contract
 ) -> Iterator[Piece]: # audio as it arrives
     "Say a text: the whole client in one call. Closing the iterator early cancels the job."
-    job = client.submit(text, stream=True, **request)
+    job = client.submit(text, **request | {"stream": True})
     try: yield from pieces(stream(client, job), client.codec)
     except GeneratorExit: client.cancel(job); raise
 

@@ -91,7 +91,7 @@ def _keys(given):
     if len(set(map(repr, voices.values()))) > 1: raise RequestError(f"{', '.join(f'`{k}`' for k in voices)} name different voices: give one")
     return {ALIASES.get(k, k): v for k, v in given.items()}
 
-# %% ../nbs/07_handler.ipynb #2399cac6
+# %% ../nbs/07_handler.ipynb #1a98df7e
 def check_request(
     given:Any, # `job["input"]`, straight from JSON
     cfg:Config, # limits and defaults
@@ -100,7 +100,7 @@ def check_request(
     "A request, checked; nothing is loaded and nothing is spoken."
     given = _keys(given)
     try:
-        if action := given.get("action"): return Request("", "", "", False, "", Delivery(), _choice(given, "action", "", ACTIONS))
+        if "action" in given: return Request("", "", "", False, "", Delivery(), _choice(given, "action", "", ACTIONS))
         text, stream = _text(given, cfg.max_text_chars), _boolean(given, "stream", False)
         format = _choice(given, "output_format", TOKENS, FORMATS)
         _check_format(format, stream)
