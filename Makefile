@@ -1,0 +1,81 @@
+# A fresh clone needs Python 3.11 or newer and PyPI, nothing else. `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8000
+OUT ?= out
+BIN := .venv/bin
+READY := .venv/.ready
+SLOW := .venv/.ready-slow
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
+NBS = $(shell find nbs -name '*.ipynb' -not -path '*/[._]*' | sort)
+
+# What the user says reaches the shell through the environment, so quotes and dollar signs in a text stay what they are.
+export RUN_TEXT := $(value TEXT)
+export RUN_VOICE := $(value VOICE)
+export RUN_FORMAT := $(value FORMAT)
+export RUN_SERVICE := $(value SERVICE)
+export RUN_SEED := $(value SEED)
+export RUN_OUT := $(value OUT)
+
+.DEFAULT_GOAL := help
+.PHONY: help run serve test slow docs readme outputs lint lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(READY) ## speak through the local endpoint into OUT=out; also TEXT= VOICE= FORMAT= SERVICE= SEED=
+	@$(BIN)/linacodec-tier3 run --out="$$RUN_OUT" $${RUN_TEXT:+--text="$$RUN_TEXT"} $${RUN_VOICE:+--voice="$$RUN_VOICE"} \
+		$${RUN_FORMAT:+--format="$$RUN_FORMAT"} $${RUN_SERVICE:+--service="$$RUN_SERVICE"} $${RUN_SEED:+--seed="$$RUN_SEED"}
+
+serve: $(READY) ## keep the local endpoint up at PORT=8000
+	@$(BIN)/linacodec-tier3 serve --port "$(PORT)"
+
+test: $(READY) ## every notebook's tests and tests/
+	@$(BIN)/python -m pytest tests
+
+slow: $(SLOW) ## the same, with what is flagged slow
+	@$(BIN)/python -m pytest tests --slow
+
+docs: $(READY) ## the site, into _docs/; needs Quarto on PATH
+	@command -v quarto >/dev/null || { echo "make docs: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
+	@# nbdev takes a half-made _proc for a finished one, and rewrites a README that looks older than its notebook.
+	@rm -rf _proc && touch -c README.md
+	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs
+
+readme: $(READY) ## README.md from nbs/index.ipynb; needs Quarto on PATH
+	@command -v quarto >/dev/null || { echo "make readme: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
+	@rm -rf _proc
+	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_readme
+
+outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/00_config.ipynb …" for some
+	@$(BIN)/python .ci/outputs.py $(NBS)
+
+lint: $(READY) ## the Dockerfile
+	@$(BIN)/hadolint Dockerfile
+
+# Only a set-up that came to its end leaves a stamp; without one the next starts from nothing.
+$(READY): requirements.lock settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: PYTHON=$(PYTHON) is no Python 3.11 or newer" >&2; exit 1; }
+	@echo "Setting up .venv with $$($(PYTHON) --version): a few minutes the first time, torch being large"
+	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@rm -f $@ $(SLOW)
+	@$(PIP) pip setuptools wheel
+	@$(PIP) --no-build-isolation -e ".[dev]"
+	@touch $@
+
+$(SLOW): $(READY)
+	@echo "Adding what the slow checks need"
+	@$(PIP) --no-build-isolation -e ".[slow]"
+	@touch $@
+
+# torch comes first and alone: its version is the one there is a build of everywhere.
+lock: ## resolve settings.ini anew into requirements.lock
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install -q --upgrade pip setuptools wheel
+	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 -e ".[dev,slow]"
+	build/lock/bin/pip check
+	{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all --exclude-editable \
+		| grep -Ev '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/requirements.lock
+	mv build/requirements.lock requirements.lock
+
+clean: ## everything that the targets above made
+	rm -rf .venv build out _docs _proc .pytest_cache .hypothesis *.egg-info
