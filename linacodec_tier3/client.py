@@ -6,14 +6,13 @@
 __all__ = ['FINAL', 'StreamError', 'MissingPartials', 'in_order', 'Piece', 'pieces', 'joined', 'batch_audio', 'JobFailed',
            'session', 'Client', 'poll', 'stream', 'speak', 'batch', 'output']
 
-# %% ../nbs/09_client.ipynb #4b739994
+# %% ../nbs/09_client.ipynb #42b060f5
 import time
 from dataclasses import dataclass
 from typing import Any, Iterable, Iterator
 import numpy as np, requests
 from requests.adapters import HTTPAdapter, Retry
 from .audio import FILES, PCM, decode_file, from_base64, from_pcm
-from .chunker import buffered
 from .wire import TOKENS, Numbering, payload
 
 # %% ../nbs/09_client.ipynb #b45c64f7

@@ -7,9 +7,9 @@ __all__ = ['PARTIAL_LIMIT', 'RESULT_LIMIT', 'SYNC_RESULT_LIMIT', 'ConfigError', 
            'cache_folder', 'Config', 'read_config', 'settings_table', 'export_caches', 'get_config', 'cached_model',
            'resolve_device']
 
-# %% ../nbs/00_config.ipynb #be911da2
+# %% ../nbs/00_config.ipynb #0fb221ac
 import logging, os, sys
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Callable, Mapping

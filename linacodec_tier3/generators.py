@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PAUSES', 'LINACODEC_AVAILABLE', 'FILE_RATE', 'DONE', 'Ahead', 'JobStopped', 'JobState', 'Delivery', 'delivery',
            'Spoken', 'with_pause', 'ChunkFailed', 'naming', 'speak', 'generate_audio_chunk', 'generate_audio_stream',
-           'Codec', 'CodecUnavailable', 'require_linacodec', 'load_linacodec', 'encode_to_linacodec', 'PcmPacker',
-           'FilePacker', 'DecodedPacker', 'packer', 'log_event', 'audio_stage', 'token_stage',
-           'generate_audio_stream_decoded', 'generate_linacodec_token_stream', 'generate_stream', 'ResultTooLarge',
-           'generate_batch_audio', 'on_loop']
+           'Codec', 'CodecUnavailable', 'require_linacodec', 'available_formats', 'load_linacodec',
+           'encode_to_linacodec', 'PcmPacker', 'FilePacker', 'DecodedPacker', 'packer', 'log_event', 'audio_stage',
+           'token_stage', 'generate_audio_stream_decoded', 'generate_linacodec_token_stream', 'generate_stream',
+           'ResultTooLarge', 'generate_batch_audio', 'on_loop']
 
-# %% ../nbs/06_generators.ipynb #4f2c2891
+# %% ../nbs/06_generators.ipynb #0e9292d2
 import asyncio, contextvars, functools, json, logging, queue, threading, time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from .audio import FILES, PCM, FileEncoder, fade, resample, to_base64, to_pcm, t
 from .chunker import Chunk, growth_for, iter_chunks
 from .config import RESULT_LIMIT, Config, get_config, resolve_device
 from .tts import Engine, EngineError, as_audio, turn
-from .wire import (TOKENS, ChunkInfo, Numbering, audio_partials, batch_result,
+from .wire import (FORMATS, TOKENS, ChunkInfo, Numbering, audio_partials, batch_result,
                                   complete_partial, fitting_formats, payload, token_partial, wire_size)
 
 # %% ../nbs/06_generators.ipynb #7fe66030
@@ -248,7 +248,7 @@ class Codec(Protocol):
     ) -> np.ndarray: # mono float32 at `sample_rate`
         "Tokens to audio."
 
-# %% ../nbs/06_generators.ipynb #a16b3ba9
+# %% ../nbs/06_generators.ipynb #0e53aa7d
 LINACODEC_AVAILABLE = find_spec("linacodec_tier3.codec") is not None
 
 class CodecUnavailable(RuntimeError):
@@ -258,6 +258,10 @@ def require_linacodec() -> None: # raises `CodecUnavailable`
     "Nothing, if tokens can be made here."
     if not LINACODEC_AVAILABLE:
         raise CodecUnavailable("LinaCodec is not available in this installation; ask for `output_format` pcm_24, ogg_opus, mp3, wav or flac")
+
+def available_formats() -> tuple[str, ...]: # some of `FORMATS`
+    "What this installation can really answer in."
+    return tuple(f for f in FORMATS if LINACODEC_AVAILABLE or f not in (TOKENS, "pcm_16"))
 
 @functools.cache
 def load_linacodec() -> Codec: # raises `CodecUnavailable`
@@ -416,13 +420,13 @@ def generate_stream(
     if output_format == TOKENS: return generate_linacodec_token_stream(text, voice, model, how, job, codec)
     return generate_audio_stream_decoded(text, voice, model, how, job, output_format, codec)
 
-# %% ../nbs/06_generators.ipynb #12d22e62
+# %% ../nbs/06_generators.ipynb #8a27d24b
 class ResultTooLarge(RuntimeError):
     "A batch result over the platform's limit; the message names the formats that would fit."
 
 def _too_large(partial, seconds, text, limit):
     done = partial["text_span"][1] / len(text)
-    fits = fitting_formats(seconds / done, limit)
+    fits = fitting_formats(seconds / done, limit, available_formats())
     return ResultTooLarge(f"the result in {partial['format']} is over {limit/1e6:g} MB, reached after {seconds:.0f} s of audio and {done:.0%} of the text: "
                           f"use {'`output_format` ' + ' or '.join(fits) if fits else 'less text'}, or `stream: true`, or set BUCKET_ENDPOINT_URL and its keys")
 
@@ -456,7 +460,7 @@ def generate_batch_audio(
     if p["message"] != DONE: content["message"] = p["message"]
     return batch_result(p["format"], partials[0]["sample_rate"], seconds, p["total_chunks"], times, how.seed, **content)
 
-# %% ../nbs/06_generators.ipynb #77fe3077
+# %% ../nbs/06_generators.ipynb #3e0a1478
 async def on_loop(
     items:Iterable, # runs in a thread, and is closed there
     job:JobState, # its deadline holds for every wait
@@ -467,13 +471,15 @@ async def on_loop(
     "Iterate on the event loop over what a thread makes."
     ready = asyncio.Event()
     stage = Ahead(items, ahead, functools.partial(_wake, asyncio.get_running_loop(), ready))
+    task, end = asyncio.current_task(), lambda _: (job.stop("the stream was closed"), stage.stop())
+    task.add_done_callback(end)
     try:
         while True:
             try: yield await _next(stage, ready, job)
             except _End: return
     finally:
-        job.stop("the stream was closed")
-        stage.stop()
+        task.remove_done_callback(end)
+        end(task)
         ends = time.monotonic() + grace_s
         while stage.running and time.monotonic() < ends: await asyncio.sleep(0.005)
         if stage.running: stuck()

@@ -7,7 +7,7 @@ __all__ = ['KEYS', 'ALIASES', 'ACTIONS', 'ACTION', 'CONTENT', 'RequestError', 'R
            'answer', 'health', 'voices', 'WorkerConfig', 'keeper', 'hold_back', 'on_shutdown', 'handler',
            'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
 
-# %% ../nbs/07_handler.ipynb #4fc5ebc1
+# %% ../nbs/07_handler.ipynb #6034543a
 import asyncio, contextvars, logging, signal, sys, threading, time, zlib
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ import runpod
 from runpod.serverless.utils import rp_upload
 from . import __version__
 from .config import PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config, resolve_device
-from .generators import (LINACODEC_AVAILABLE, CodecUnavailable, Delivery, JobState, JobStopped, ResultTooLarge,
+from .generators import (LINACODEC_AVAILABLE, CodecUnavailable, Delivery, JobState, JobStopped, ResultTooLarge, available_formats,
                                         delivery, generate_batch_audio, generate_stream, load_linacodec, on_loop, require_linacodec)
-from .tts import EngineError, check_option, engine_class, engine_names, forget_engine, load_tts_model, recordings, resolve_voice
+from .tts import EngineError, check_option, engine_class, engine_names, forget_engine, load_tts_model, recordings, resolve_voice, shown
 from .wire import FORMATS, STREAMED_FORMATS, TOKENS, error_result, wire_size
 
 # %% ../nbs/07_handler.ipynb #e233aa0d
@@ -36,14 +36,13 @@ class Request:
     how:Delivery # everything else about the speech
     action:str = "" # "health" or "voices" instead of speech
 
-# %% ../nbs/07_handler.ipynb #eb1f68f9
+# %% ../nbs/07_handler.ipynb #aa7bdeb3
 KEYS = ("text", "voice", "service", "stream", "output_format", "max_chars", "seed", "speed", "parameters", "action")
 ALIASES = {"speaker_voice": "voice", "speaker_name": "voice"}  # what clients in the field send
 ACTIONS = ("health", "voices")
 
 def _wrong(key, value, allowed):
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return RequestError(f"`{key}` is {shown} ({type(value).__name__}); allowed: {allowed}")
+    return RequestError(f"`{key}` is {shown(value)} ({type(value).__name__}); allowed: {allowed}")
 
 def _number(given, key, default, low, high, kind=int):
     value = given.get(key, default)
@@ -72,26 +71,30 @@ def _text(given, longest):
     if not text.isprintable() and any(0xD800 <= ord(c) < 0xE000 for c in text): raise RequestError("`text` holds half of a surrogate pair: encode it as UTF-8 again")
     return text
 
-# %% ../nbs/07_handler.ipynb #63b4f6ad
+# %% ../nbs/07_handler.ipynb #32bb8798
 def _parameters(given, engine):
     options = given.get("parameters", {})
     if not isinstance(options, dict): raise _wrong("parameters", options, "an object of engine options")
     known = {o.name: o for o in engine.options}
     if unknown := sorted(set(options) - {*known, "seed"}):
         takes = "; ".join(f"`{o.name}` ({o.allowed()}, default {o.default!r})" for o in known.values()) or "none but `seed`"
-        raise RequestError(f"`parameters` has {', '.join(f'`{k}`' for k in unknown)}, which engine {engine.name!r} does not know; it takes: {takes}")
-    if "seed" in options and given.get("seed", options["seed"]) != options["seed"]: raise RequestError("`seed` and `parameters.seed` differ: give one")
+        raise RequestError(f"`parameters` has {', '.join(map(shown, unknown[:5]))}, which engine {engine.name!r} does not know; it takes: {takes}")
     return {k: check_option(known[k], v) for k, v in options.items() if k != "seed"}
+
+def _seed(given, job_id):
+    seeds = {_number(d, "seed", 0, 0, 2**32 - 1) for d in (given, given.get("parameters", {})) if "seed" in d}
+    if len(seeds) > 1: raise RequestError("`seed` and `parameters.seed` differ: give one")
+    return seeds.pop() if seeds else zlib.crc32(job_id.encode())
 
 def _keys(given):
     if not isinstance(given, dict): raise RequestError(f"`input` is {type(given).__name__}; allowed: an object with `text`")
     if unknown := [k for k in given if k not in KEYS and k not in ALIASES]:
-        raise RequestError(f"unknown key {', '.join(f'`{k}`' for k in unknown[:5])}; known: {', '.join(KEYS)}")
+        raise RequestError(f"unknown key {', '.join(map(shown, unknown[:5]))}; known: {', '.join(KEYS)}")
     voices = {k: v for k, v in given.items() if ALIASES.get(k, k) == "voice"}
     if len(set(map(repr, voices.values()))) > 1: raise RequestError(f"{', '.join(f'`{k}`' for k in voices)} name different voices: give one")
     return {ALIASES.get(k, k): v for k, v in given.items()}
 
-# %% ../nbs/07_handler.ipynb #1a98df7e
+# %% ../nbs/07_handler.ipynb #2399cac6
 def check_request(
     given:Any, # `job["input"]`, straight from JSON
     cfg:Config, # limits and defaults
@@ -106,8 +109,7 @@ def check_request(
         _check_format(format, stream)
         engine = engine_class(_string(given, "service"))
         voice, options = resolve_voice(engine, _string(given, "voice"), cfg), _parameters(given, engine)
-        seed = {"seed": zlib.crc32(job_id.encode()), **given.get("parameters", {}), **given}
-        how = delivery(cfg, seed=_number(seed, "seed", 0, 0, 2**32 - 1), speed=_number(given, "speed", 1.0, *engine.speeds, float),
+        how = delivery(cfg, seed=_seed(given, job_id), speed=_number(given, "speed", 1.0, *engine.speeds, float),
                        max_chars=_number(given, "max_chars", cfg.chunk_chars, 20, 5000), options=options)
     except RequestError: raise
     except (ValueError, EngineError, CodecUnavailable) as e: raise RequestError(str(e)) from e
@@ -152,7 +154,7 @@ def answer(
     if request.stream: yield from generate_stream(*what)
     else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
 
-# %% ../nbs/07_handler.ipynb #c4e913d1
+# %% ../nbs/07_handler.ipynb #1f4e894f
 _running:dict[str,JobState] = {}
 _started = time.time()
 
@@ -162,7 +164,7 @@ def health(
     "The worker's state."
     return dict(version=__version__, uptime_seconds=round(time.time() - _started, 1), device=resolve_device(cfg.device), jobs=len(_running),
                 linacodec=LINACODEC_AVAILABLE, services=engine_names(), default_service=cfg.default_service, volume=cfg.volume_dir.is_dir(),
-                output_formats=[f for f in FORMATS if LINACODEC_AVAILABLE or f not in (TOKENS, "pcm_16")],
+                output_formats=available_formats(),
                 limits=dict(text=cfg.max_text_chars, job_seconds=cfg.job_timeout_s, partial_bytes=PARTIAL_LIMIT, result_bytes=RESULT_LIMIT))
 
 def voices(
@@ -219,7 +221,7 @@ def on_shutdown(
     on_term.ends_jobs = True
     signal.signal(signal.SIGTERM, on_term)
 
-# %% ../nbs/07_handler.ipynb #50b4d39f
+# %% ../nbs/07_handler.ipynb #68d1b9dc
 _log = logging.getLogger("linacodec_tier3")
 _job_id = contextvars.ContextVar("job_id", default=None)
 
@@ -233,6 +235,7 @@ async def handler(
     try:
         request = check_request(job.get("input"), cfg, job["id"])
         _running[job["id"]] = state
+        asyncio.current_task().add_done_callback(lambda _: _running.pop(job["id"], None))
         stuck = lambda: forget_engine(request.service)
         async with aclosing(on_loop(answer(request, cfg, state, job["id"]), state, cfg.queue_chunks, stuck=stuck)) as messages:
             async for message in messages:
@@ -248,12 +251,13 @@ async def handler(
         yield error_result(f"internal error, {type(e).__name__}: {e}; the worker's log has the traceback")
     finally: _running.pop(job["id"], None)
 
-# %% ../nbs/07_handler.ipynb #d7479f4e
+# %% ../nbs/07_handler.ipynb #f06e14df
 class RunPodHandler(logging.Handler):
     "Sends log records to RunPod's logger, with the job's id."
     def emit(self, record):
         level = "WARN" if record.levelname == "WARNING" else record.levelname if record.levelname in ("DEBUG", "INFO") else "ERROR"
-        runpod.RunPodLogger().log(self.format(record), level, _job_id.get())
+        line = self.format(record).encode("utf-8", "backslashreplace").decode()  # an engine's message may hold anything
+        runpod.RunPodLogger().log(line, level, _job_id.get())
 
 def log_to_runpod(
     cfg:Config, # level

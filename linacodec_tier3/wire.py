@@ -9,14 +9,14 @@ __all__ = ['TOKENS', 'FORMATS', 'STREAMED_FORMATS', 'Seq', 'Span', 'Seconds', 'M
            'wire_size', 'split_payload', 'ChunkInfo', 'token_partial', 'audio_partials', 'payload', 'Numbering',
            'timing', 'complete_partial', 'batch_result', 'error_result', 'fitting_formats']
 
-# %% ../nbs/05_wire.ipynb #4b0b034b
+# %% ../nbs/05_wire.ipynb #6199b5bd
 import json, math, zlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Iterator, Literal, Union
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
-from .audio import FILES, PCM, STREAMED_FILES, from_base64, from_pcm, to_base64
+from .audio import FILES, PCM, STREAMED_FILES, from_base64, to_base64
 from .config import PARTIAL_LIMIT, RESULT_LIMIT
 
 # %% ../nbs/05_wire.ipynb #89604304
@@ -288,7 +288,7 @@ def complete_partial(
                 elapsed_time_seconds=round(seconds["total"], 6), seq=manifest["partials"], manifest=manifest,
                 timing=timing(seconds), real_time_factor=round(seconds["total"] / max(duration, 1e-9), 6), seed=seed)
 
-# %% ../nbs/05_wire.ipynb #444e6fe1
+# %% ../nbs/05_wire.ipynb #a598703c
 def batch_result(
     format:str, # one of `FORMATS`
     rate:int, # Hz
@@ -304,10 +304,11 @@ def batch_result(
                 real_time_factor=round(seconds["total"] / max(duration, 1e-9), 6), seed=seed, **payload)
 
 def error_result(
-    message:str, # what, where, what to do; becomes one line
+    message:str, # what, where, what to do; becomes one line of up to 2,000 characters that UTF-8 can carry
 ) -> Error: # ends the job as FAILED
     "What went wrong."
-    return dict(error=" ".join(message.split()), status="error")
+    line = " ".join(message.encode("utf-8", "backslashreplace").decode().split())
+    return dict(error=line[:2_000], status="error")
 
 # %% ../nbs/05_wire.ipynb #03f578ce
 BYTES_PER_SECOND = {TOKENS: 120, "ogg_opus": 8_000, "mp3": 12_000, "flac": 60_000, "wav": 96_000, "pcm_24": 96_000, "pcm_16": 96_000}

@@ -1,0 +1,33 @@
+"An engine as a separate package would bring it: it logs every call, and goes wrong where the text says \"trouble\"."
+import time
+
+import numpy as np
+
+from linacodec_tier3.generators import log_event
+from linacodec_tier3.tts import Option
+
+
+def _raise(): raise RuntimeError("the weights are gone:\n  look under \udcff")
+
+
+TROUBLES = {"none": lambda note: note, "raises": lambda note: _raise(), "hangs": lambda note: time.sleep(3600),
+            "nan": lambda note: note * np.nan, "int16": lambda note: np.int16(note * 32767), "silence": lambda note: note * 0,
+            "stereo": lambda note: np.stack([note, note]), "nothing": lambda note: None}
+
+
+class Witness:
+    "A note of half a second for each chunk."
+    name, rate, speeds, copies_voices = "witness", 16_000, (0.5, 2.0), True
+    options = (Option("work_s", float, 0.0, "seconds of work for a chunk", 0, 60), Option("steps", int, 4, "of nothing", 1, 8),
+               Option("bright", bool, False, "an octave up"), Option("trouble", str, "none", "what goes wrong", choices=tuple(TROUBLES)))
+
+    def __init__(self): log_event("engine_loaded")
+
+    @staticmethod
+    def voices(): return {"plain": "a steady note"}
+
+    def synthesise(self, chunk, voice, seed, speed, options):
+        log_event("engine_called")
+        time.sleep(options["work_s"])
+        note = 0.3 * np.cos(2 * np.pi * (220 + seed % 220) * (1 + options["bright"]) * np.arange(self.rate // 2) / self.rate)
+        return TROUBLES[options["trouble"] if "trouble" in chunk else "none"](note)

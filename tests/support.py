@@ -1,0 +1,90 @@
+"What the tests that need several processes share."
+import json, re, shutil, time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import requests
+
+from linacodec_tier3.client import FINAL, joined, pieces
+from linacodec_tier3.endpoint import Job, LocalEndpoint
+
+PARAGRAPH = """The harbour was quiet when the last boat came in. Nobody had expected it before morning, least of all the keeper,
+who stood at the end of the pier with a lamp in his hand and counted the strokes of the oars. There were seven of them, then
+none; the boat turned slowly, and somebody laughed. "You are late," he said. "We are early," they answered, "by eleven hours."
+So it was that the news reached the town on a Tuesday: the bridge was finished, the road was open, and the price of salt would
+fall before the week was out."""
+
+
+def install_engine(
+    folder:Path, # goes onto a worker's PYTHONPATH
+) -> dict: # environment of such a worker
+    "What `pip install` would leave of a package that brings `odd_engines.Witness`."
+    info = folder / "odd_engines-1.0.dist-info"
+    info.mkdir()
+    shutil.copy(Path(__file__).with_name("odd_engines.py"), folder)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-engines\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[linacodec_tier3.engines]\nwitness = odd_engines:Witness\n")
+    return {"PYTHONPATH": str(folder), "DEFAULT_SERVICE": "witness"}
+
+
+def wait_until(
+    look:Callable, # what to wait for
+    seconds:float=30, # how long at most
+): # the first true value of `look()`; fails when there is none
+    "Wait for another process."
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, f"still nothing after {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+def submit(
+    endpoint:LocalEndpoint, # running
+    request, # any JSON value, sent as `input`
+) -> str: # job ID
+    "Queue a request as it stands."
+    answer = requests.post(f"{endpoint.endpoint_url}/run", data=json.dumps({"input": request}), timeout=10)
+    answer.raise_for_status()
+    return answer.json()["id"]
+
+
+def ended(
+    endpoint:LocalEndpoint, # running
+    job:str, # job ID
+    seconds:float=60, # to wait at most
+) -> Job: # the endpoint's record of it
+    "A job in its last state."
+    wait_until(lambda: endpoint.job(job).status in FINAL, seconds)
+    return endpoint.job(job)
+
+
+def answered(
+    endpoint:LocalEndpoint, # running
+    **request, # as in the contract
+) -> Job: # in its last state
+    "Ask and wait."
+    return ended(endpoint, submit(endpoint, request))
+
+
+def heard(
+    partials:list, # of one stream, in order
+) -> np.ndarray: # mono float32, shape (n,)
+    "What a stream sounds like."
+    return joined(pieces(partials))[0]
+
+
+def events(
+    endpoint:LocalEndpoint, # running
+    name:str, # of a structured log event
+) -> int: # how many its workers have logged
+    "How often something happened in the workers."
+    return "\n".join(endpoint.logs()).count(f'"event": "{name}"')
+
+
+def bare(
+    text:str, # anything
+) -> str: # the same without whitespace
+    "What chunks must give back."
+    return re.sub(r"\s", "", text)

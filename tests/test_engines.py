@@ -1,0 +1,59 @@
+"An engine from a separate package is found, and when it goes wrong that costs one job."
+import re, time
+
+import pytest
+
+from linacodec_tier3.endpoint import LocalEndpoint
+from support import PARAGRAPH, answered, events, install_engine
+
+TIMEOUT_S = 2
+GOOD, BAD = "Good morning.", f"{PARAGRAPH}\n\nHere comes the trouble.\n\n{PARAGRAPH}"
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory):
+    env = install_engine(tmp_path_factory.mktemp("site")) | dict(JOB_TIMEOUT_S=str(TIMEOUT_S), CONCURRENCY="2")
+    with LocalEndpoint(env=env) as running: yield running
+
+
+def ask(endpoint, text, trouble="none", **more):
+    return answered(endpoint, text=text, output_format="pcm_24", stream=True, **{"parameters": {"trouble": trouble}} | more)
+
+
+def test_an_engine_of_another_package_is_found_by_its_entry_point(impatient):
+    [voices] = answered(impatient, action="voices").output
+    assert list(voices["voices"]) == ["hibari", "tone", "witness"] and voices["voices"]["witness"]["rate"] == 16_000
+    [last] = ask(impatient, GOOD).output
+    assert last["manifest"]["samples"] == pytest.approx(24_000 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("trouble, why", [("raises", "the weights are gone"), ("nan", "NaN or infinity"), ("int16", "int16 of shape (8000,)"),
+                                          ("stereo", "shape (2, 8000)"), ("nothing", "object of shape ()")])
+def test_a_chunk_that_fails_ends_the_job_naming_it_and_the_next_job_works(impatient, trouble, why):
+    before = events(impatient, "engine_loaded")
+    job = ask(impatient, BAD, trouble)
+    assert job.status == "FAILED" and why in job.error and "\n" not in job.error and not job.refused
+    assert int(re.search(r"chunk (\d+) failed", job.error)[1]) == len(job.sizes) + 1
+    assert ask(impatient, GOOD).status == "COMPLETED" and events(impatient, "engine_loaded") == before
+
+
+def test_a_silent_chunk_is_passed_over_and_a_silent_text_is_an_error(impatient):
+    [last] = ask(impatient, BAD, "silence").output
+    assert last["total_chunks"] == last["manifest"]["partials"] == ask(impatient, BAD).output[0]["total_chunks"] - 1
+    job = ask(impatient, "Nothing but trouble.", "silence")
+    assert job.status == "FAILED" and "engine 'witness' made no sound" in job.error
+
+
+def test_a_job_over_its_deadline_fails_saying_so_and_the_next_works(impatient):
+    start = time.monotonic()
+    job = ask(impatient, PARAGRAPH, service="tone", parameters={"rtf": 0.3})
+    assert job.status == "FAILED" and "JOB_TIMEOUT_S" in job.error and f"{TIMEOUT_S} s" in job.error and job.sizes
+    assert time.monotonic() - start < TIMEOUT_S + 5 and ask(impatient, GOOD).status == "COMPLETED"
+
+
+def test_an_engine_that_hangs_costs_one_job_and_is_loaded_afresh_for_the_next(impatient):
+    before = events(impatient, "engine_loaded")
+    job = ask(impatient, BAD, "hangs")
+    assert job.status == "FAILED" and "JOB_TIMEOUT_S" in job.error and job.sizes
+    good = ask(impatient, GOOD)
+    assert good.status == "COMPLETED" and good.worker == job.worker and events(impatient, "engine_loaded") == before + 1

@@ -1,0 +1,102 @@
+"What the worker answers, through the official client and the worker process as deployed."
+import numpy as np
+import pytest
+import runpod
+from jsonschema import Draft202012Validator
+
+from linacodec_tier3 import wire
+from linacodec_tier3.client import batch_audio
+from linacodec_tier3.config import PARTIAL_LIMIT, RESULT_LIMIT
+from linacodec_tier3.generators import LINACODEC_AVAILABLE
+from support import PARAGRAPH, answered, bare, ended, heard
+
+REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120, output_format="pcm_24")
+VALID = Draft202012Validator(wire.schema())
+without_codec = pytest.mark.skipif(LINACODEC_AVAILABLE, reason="this installation has the codec")
+
+
+@pytest.fixture(scope="module")
+def official(endpoint):
+    runpod.endpoint_url_base = endpoint.url
+    return runpod.Endpoint(endpoint.endpoint_id, api_key="any")
+
+
+@pytest.fixture(scope="module", params=["pcm_24", "ogg_opus"])
+def streamed(official, request): return list(official.run(REQUEST | dict(stream=True, output_format=request.param)).stream())
+
+
+def test_seq_has_no_gaps_and_the_manifest_is_true(streamed):
+    *partials, last = streamed
+    count = wire.Numbering()
+    for p in partials: count.count(p)
+    assert [p["seq"] for p in streamed] == list(range(len(streamed)))
+    assert last["status"] == "complete" and last["manifest"] == count.manifest()
+    assert last["total_chunks"] == len({p["chunk"] for p in partials}) > 3
+
+
+def test_stream_equals_batch_sample_for_sample(streamed, official):
+    [result] = official.run_sync(REQUEST | dict(output_format=streamed[-1]["format"]))
+    assert np.array_equal(heard(streamed), batch_audio(result)[0])
+    assert (result["format"], result["seed"], result["total_chunks"]) == (streamed[-1]["format"], 7, streamed[-1]["total_chunks"])
+    assert result["duration"] == pytest.approx(sum(p["duration"] for p in streamed[:-1]))
+
+
+def test_text_spans_cover_the_text(streamed):
+    spans = list(dict.fromkeys(tuple(p["text_span"]) for p in streamed[:-1]))
+    assert "".join(bare(PARAGRAPH[start:end]) for start, end in spans) == bare(PARAGRAPH)
+    assert all(0 < end - start <= 120 for start, end in spans)
+
+
+def test_everything_said_is_in_the_schema(streamed, endpoint):
+    jobs = [answered(endpoint, **REQUEST), answered(endpoint, action="health"), answered(endpoint, action="voices")]
+    for message in [*streamed, *(m for job in jobs for m in job.output)]: VALID.validate(message)
+
+
+def test_output_of_a_pcm_stream_is_its_last_partial(endpoint):
+    job = answered(endpoint, **REQUEST, stream=True)
+    assert job.status == "COMPLETED" and len(job.sizes) > 3
+    assert [m["status"] for m in job.output] == ["complete"] and job.output[0]["seq"] == len(job.sizes) - 1
+
+
+def test_batch_over_the_partial_limit_arrives_whole_in_the_output(endpoint, official):
+    job = official.run(REQUEST | dict(text=PARAGRAPH * 2))
+    [copy] = job.stream()
+    [result] = job.output()
+    record = ended(endpoint, job.job_id)
+    assert PARTIAL_LIMIT < len(result["audio"]) < RESULT_LIMIT and not record.refused
+    assert len(batch_audio(result)[0]) == round(result["duration"] * result["sample_rate"])
+    assert copy == {k: v for k, v in result.items() if k != "audio"} | {"message": copy["message"]} and "output" in copy["message"]
+
+
+def test_batch_over_the_result_limit_fails_naming_formats_that_fit(endpoint):
+    request = dict(text=PARAGRAPH * 4, output_format="pcm_24")
+    job = answered(endpoint, **request)
+    assert job.status == "FAILED" and not job.refused and "over 10 MB" in job.error and "BUCKET_ENDPOINT_URL" in job.error
+    named = [f for f in wire.FORMATS if f in job.error.partition(": use ")[2]]
+    assert "ogg_opus" in named and "wav" not in named
+    assert {f: answered(endpoint, **request | dict(output_format=f)).status for f in named} == dict.fromkeys(named, "COMPLETED")
+
+
+def test_health_and_voices_answer_without_speech(endpoint):
+    [health], [voices] = (answered(endpoint, action=action).output for action in ("health", "voices"))
+    assert health["health"]["services"] == list(voices["voices"]) and health["health"]["linacodec"] == LINACODEC_AVAILABLE
+    assert set(voices["voices"]["tone"]["options"]) == {"level", "rtf"}
+
+
+@without_codec
+def test_pcm_16_without_the_codec_is_pcm_24_and_says_so(endpoint):
+    [last] = answered(endpoint, **REQUEST | dict(stream=True, output_format="pcm_16")).output
+    assert last["format"] == "pcm_24" and "needs LinaCodec" in last["message"]
+
+
+@without_codec
+@pytest.mark.parametrize("stream", [True, False])
+def test_tokens_without_the_codec_are_an_error(endpoint, stream):
+    job = answered(endpoint, **REQUEST | dict(stream=stream, output_format="linacodec_tokens"))
+    assert job.status == "FAILED" and "LinaCodec is not available" in job.error and "pcm_24" in job.error
+
+
+@pytest.mark.parametrize("text", ["🎉🎉🎉", "你好", "\0\0", "\u200b"], ids=ascii)
+def test_text_that_the_voice_cannot_speak_is_an_error_and_no_empty_success(endpoint, text):
+    job = answered(endpoint, text=text, output_format="pcm_24")
+    assert job.status == "FAILED" and "made no sound" in job.error
