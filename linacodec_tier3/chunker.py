@@ -144,7 +144,9 @@ def _cut(
     fair = lambda cuts: [c for c in cuts if stop-c[1] >= tail]
     if left <= budget: return stop, stop, "end"
     for pattern in _BREAK, _GRAPHEME:
-        if cut := _best(fair(_breaks(text, start, start+budget, pattern)), start, budget, least): return cut
+        if cut := _best(fair(_breaks(text, start, start+budget, pattern)), start, budget, least):
+            poor = cut[2] in ("word", "grapheme") and (left <= 1.5*budget or 3*(cut[0]-start) < budget)
+            return (stop, stop, "end") if poor and left <= max_chars else cut
     if left <= max_chars: return stop, stop, "end"
     cuts = [c for pattern in (_BREAK, _GRAPHEME) for c in _breaks(text, start, start+max_chars, pattern)]
     if cuts: return _best([c for c in fair(cuts) if c[0] <= start+budget], start, budget, 0) or min(fair(cuts) or cuts)
@@ -169,16 +171,17 @@ def buffered(
         end = max(now, now if end is None else end) + length
     return levels
 
-# %% ../nbs/02_chunker.ipynb #75132d64
-def _chunks(text, max_chars, first, growth, least):
+# %% ../nbs/02_chunker.ipynb #4f6b54a7
+def _chunks(text, max_chars, first, growth):
     "`iter_chunks` once its arguments are known to be good."
-    stop, at, head, spoken, budget = len(text.rstrip()), _SKIP.match(text).end(), None, 0, first
+    stop, at, head, spoken, budget = len(text.rstrip()), _SKIP.match(text).end(), None, 0, first or max_chars
     while at < stop:
+        least = 0 if budget == max_chars else budget/3 if head else budget/2
         end, resume, boundary = _cut(text, at, stop, budget, least, max_chars)
         piece = text[at:end].rstrip()
         yield Chunk(piece, at, at+len(piece), boundary)
-        head, spoken, least = head or len(piece), spoken+len(piece), 0
-        budget = min(max_chars, max(first, int(head + (growth-1)*spoken)))
+        head, spoken = head or len(piece), spoken+len(piece)
+        if first: budget = min(max_chars, max(-(-first//2), int(head + (growth-1)*spoken)))
         at = _SKIP.match(text, resume).end()
 
 def iter_chunks(
@@ -191,8 +194,7 @@ def iter_chunks(
     for name, n in (("max_chars", max_chars), ("first_chars", max_chars if first_chars is None else first_chars)):
         if type(n) is not int or n < 1: raise ValueError(f"{name} must be a whole number from 1 on, not {n!r}")
     if not 1 <= growth < float("inf"): raise ValueError(f"growth must be a number from 1 on, not {growth!r}")
-    first = min(first_chars or max_chars, max_chars)
-    return _chunks(text, max_chars, first, growth, first/growth if first_chars else 0)
+    return _chunks(text, max_chars, first_chars and min(first_chars, max_chars), growth)
 
 # %% ../nbs/02_chunker.ipynb #318e9eff
 def split_text_for_streaming(

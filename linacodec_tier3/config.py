@@ -78,7 +78,7 @@ class Config:
     device:str = setting("auto", one_of("auto", "cuda", "mps", "cpu"), "where models run; `auto` takes the first there is")
     default_service:str = setting("hibari", str, "engine that `service: \"default\"` means")
     chunk_chars:int = setting(500, number(20, 5000), "characters in a chunk when the request has no `max_chars`")
-    first_chunk_chars:int = setting(80, number(0, 5000), "characters in the first chunk of a stream; 0: no short first chunk")
+    first_chunk_chars:int = setting(70, number(0, 5000), "characters in the first chunk of a stream; 0: no short first chunk")
     expected_rtf:float = setting(0.66, number(0.01, 0.95, float), "seconds of work for a second of speech at which growing chunks still keep a player fed")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")
     job_timeout_s:float = setting(300., number(1, 86400, float), "seconds after which a job ends with an error")

@@ -126,7 +126,7 @@ class Delivery:
     speed:float = 1.0 # 1.0 is the voice's own pace
     options:dict = field(default_factory=dict) # the engine's own
     max_chars:int = 500 # characters in a chunk
-    first_chars:int = 80 # characters in the first one, from which chunks grow; 0: no short first chunk
+    first_chars:int = 70 # characters in the first one, from which chunks grow; 0: no short first chunk
     growth:float = growth_for(0.66) # each chunk's size by the one before it
     ahead:int = 2 # chunks that a stage may be ahead
 

@@ -56,7 +56,7 @@ def _choice(given, key, default, choices):
     if not isinstance(value, str) or value not in choices: raise _wrong(key, value, ", ".join(choices))
     return value
 
-# %% ../nbs/07_handler.ipynb #4f97d701
+# %% ../nbs/07_handler.ipynb #3912ea45
 def _boolean(given, key, default):
     value = given.get(key, default)
     if isinstance(value, str): value = {"true": True, "false": False}.get(value.strip().lower(), value)
@@ -68,7 +68,8 @@ def _text(given, longest):
     if not isinstance(text, str): raise _wrong("text", text, f"text of up to {longest} characters") if "text" in given else RequestError("`text` is missing: put what to say there")
     if not text.strip(): raise RequestError("`text` is empty: put what to say there")
     if len(text) > longest: raise RequestError(f"`text` has {len(text)} characters; allowed: up to {longest} (MAX_TEXT_CHARS); send it in pieces")
-    if not text.isprintable() and any(0xD800 <= ord(c) < 0xE000 for c in text): raise RequestError("`text` holds half of a surrogate pair: encode it as UTF-8 again")
+    try: text.encode()
+    except UnicodeEncodeError: raise RequestError("`text` holds half of a surrogate pair: encode it as UTF-8 again") from None
     return text
 
 # %% ../nbs/07_handler.ipynb #32bb8798
