@@ -96,12 +96,12 @@ class Config:
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
     bucket_name:str = setting("", str, "its bucket; as in RunPod's SDK the month, `MM-YY`, when unset")
 
-# %% ../nbs/00_config.ipynb #bd61f196
+# %% ../nbs/00_config.ipynb #37eccc75
 def read_config(
-    env:Mapping=os.environ, # variables; unset and empty ones take their default
+    env:Mapping|None=None, # variables, of which unset and empty ones take their default; None: the process's own
 ) -> Config: # raises `ConfigError` naming the first variable that cannot be used
     "The configuration that an environment describes."
-    values, volume = {}, None
+    env, values, volume = os.environ if env is None else env, {}, None
     for f in fields(Config):
         name, text = f.name.upper(), env.get(f.name.upper(), "").strip()
         try: values[f.name] = f.metadata["parse"](text) if text else f.default
@@ -119,14 +119,15 @@ def settings_table() -> str: # Markdown, one row a variable
     rows = [f"| `{f.name.upper()}` | {default(f)} | {f.metadata['doc']} |" for f in fields(Config)]
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 
-# %% ../nbs/00_config.ipynb #1c234eb6
+# %% ../nbs/00_config.ipynb #b9aedbe2
 _log = logging.getLogger(__name__)
 
 def export_caches(
     cfg:Config, # whose folders to announce
-    env:dict=os.environ, # environment to write to
+    env:dict|None=None, # environment to write to; None: the process's own
 ) -> None:
     "Tell the libraries which download things where to keep them."
+    env = os.environ if env is None else env
     if "huggingface_hub" in sys.modules and env.get("HF_HOME") != str(cfg.hf_home):
         _log.warning("HF_HOME=%s comes too late: huggingface_hub is imported already; import linacodec_tier3 first", cfg.hf_home)
     for name in ("hf_home", "torch_home", "hibari_home"): env[name.upper()] = str(getattr(cfg, name))
