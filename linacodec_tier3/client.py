@@ -154,9 +154,11 @@ def stream(
 ) -> Iterator[dict]: # partials in order, verified; raises `JobFailed`, `StreamError`
     "A job's partials, put in order, with lost ones taken from its output where it has them."
     def arrivals():
-        seen = set()
-        for p in poll(client, job): seen.add(p.get("seq")); yield p
-        for p in client.status(job).get("output") or (): yield from [p] * (isinstance(p, dict) and p.get("seq", -1) not in seen)
+        seen = {}
+        for p in poll(client, job): seen[p["seq"]] = p["status"]; yield p
+        if seen.get(len(seen) - 1) == "complete": return  # nothing is missing: spare the download
+        kept = client.status(job).get("output") or ()
+        yield from (p for p in kept if isinstance(p, dict) and p.get("seq", -1) not in seen)
     yield from in_order(arrivals())
 
 def speak(
