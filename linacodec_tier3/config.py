@@ -71,7 +71,7 @@ def cache_folder(
     "Where a library should keep its downloads."
     return lambda volume: (volume or Path.home()) / ".cache" / name
 
-# %% ../nbs/00_config.ipynb #b4faeba2
+# %% ../nbs/00_config.ipynb #1a371b61
 @dataclass(frozen=True)
 class Config:
     "Every setting of the worker; made by `read_config`."
@@ -86,9 +86,14 @@ class Config:
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
     shutdown_grace_s:float = setting(8., number(0, 3600, float), "seconds that a running job has to finish after SIGTERM")
     log_level:str = setting("info", one_of("debug", "info", "warn", "error"), "least level of log lines written")
+    linacodec_weights:str = setting("YatharthS/LinaCodec", str, "the codec's weights: a hub repository, or a folder in its layout")
+    linacodec_revision:str = setting("main", str, "commit, tag or branch of that repository; a branch stays at the commit that it had when the volume was filled")
+    linacodec_backend:str = setting("native", one_of("native", "upstream"), "whose code runs the codec: this package's, or the `linacodec` package where that is installed")
+    linacodec_dtype:str = setting("float32", one_of("float32", "bfloat16", "float16"), "numbers that the codec computes with; on a CPU `float16` is refused")
     volume_dir:Path = setting(Path("/runpod-volume"), path, "where the network volume is mounted")
     hf_home:Path = setting(cache_folder("huggingface"), path, "Hugging Face hub's cache")
     torch_home:Path = setting(cache_folder("torch"), path, "torch hub's cache")
+    codec_home:Path = setting(cache_folder("linacodec"), path, "codec weights, as they were fetched and converted")
     hibari_home:Path = setting(cache_folder("hibari"), path, "further voices of the embedded engine")
     voices_dir:Path = setting(lambda v: (v or Path.home() / ".local/share/linacodec-tier3") / "voices", path, "reference recordings for engines that copy a voice")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
