@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'CURL', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'report', 'table', 'keep', 'listen',
-           'somewhere', 'run', 'curl_lines', 'serve', 'parser', 'main']
+           'somewhere', 'run', 'curl_lines', 'serve', 'bars', 'prefetch', 'doctor', 'parser', 'main']
 
-# %% ../nbs/10_cli.ipynb #7404a4ae
+# %% ../nbs/10_cli.ipynb #7fd153fa
 import argparse, json, logging, os, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 import numpy as np, runpod, soundfile
 from tqdm.auto import tqdm
 from . import __version__
 from .audio import level_db, picture, plot_sound
 from .chunker import buffered
 from .client import JobFailed, StreamError, batch_audio, in_order, joined, pieces
+from .codec import weights
 from .config import ConfigError, get_config, settings_table
 from .endpoint import LocalEndpoint
 from .handler import health, voices
@@ -185,7 +186,34 @@ def serve(args) -> None: # until interrupted
     print(f"serving at {local.endpoint_url}, Ctrl-C ends it\n\n{curl_lines(local.endpoint_url, args.api_key)}", flush=True)
     local.serve_forever()
 
-# %% ../nbs/10_cli.ipynb #1e3207e9
+# %% ../nbs/10_cli.ipynb #28dfa7ca
+@contextmanager
+def bars() -> Iterator[Callable]: # called with what is fetched, bytes there are, bytes there will be
+    "A bar for each thing that is fetched."
+    shown = {}
+    def show(what, there, size):
+        if what not in shown: shown[what] = tqdm(total=size, desc=what, unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True)
+        shown[what].update(there - shown[what].n)
+    try: yield show
+    finally:
+        for bar in shown.values(): bar.close()
+
+# %% ../nbs/10_cli.ipynb #b9c6f5c1
+def prefetch(args) -> None: # raises `WeightsError`
+    "`linacodec-tier3 prefetch`"
+    with bars() as show: found = weights.prefetch(args.weights, revision=args.revision, progress=show)
+    print(table({"weights": f"{found.name} at {found.revision}"} | {name: str(found.path(name)) for name in weights.FILES}))
+
+def doctor(args) -> int: # exit status
+    "`linacodec-tier3 doctor`"
+    found = weights.report(source=args.weights, revision=args.revision)
+    print(table({f.what: f"{'ok ' if f.ok else 'BAD'}  {f.state}" for f in found}))
+    for todo, names in weights.todos(found).items(): print(f"\n{', '.join(names)}: {todo}")
+    fit = all(f.ok for f in found)
+    print(f"\nthe codec can{'' if fit else 'not'} be used")
+    return int(not fit)
+
+# %% ../nbs/10_cli.ipynb #648eb245
 def parser() -> argparse.ArgumentParser: # of all commands
     "The command line."
     p = argparse.ArgumentParser(prog="linacodec-tier3", description="Speech, streamed from a RunPod worker.")
@@ -197,6 +225,10 @@ def parser() -> argparse.ArgumentParser: # of all commands
     s.add_argument("--port", type=int, default=8000)
     s.add_argument("--workers", type=int, default=1)
     s.add_argument("--api-key", help="what clients must send as bearer token")
+    for name, do, doc in (("prefetch", prefetch, "fetch, check and convert the codec's weights"), ("doctor", doctor, "say what is there for the codec, and what to do")):
+        c = command(name, do, doc)
+        c.add_argument("--weights", help="hub repository or folder; default: LINACODEC_WEIGHTS")
+        c.add_argument("--revision", help="commit, tag or branch of the repository; default: LINACODEC_REVISION")
     show = lambda name, what, doc: command(name, lambda args: print(what()), doc)
     show("health", lambda: json.dumps(health(get_config()), indent=2), "what a worker on this machine would be like")
     show("voices", lambda: json.dumps(voices(get_config()), indent=2), "engines, voices and options")
@@ -214,13 +246,12 @@ def _run_options(p):
     p.add_argument("--url", help="an endpoint that is up, as https://api.runpod.ai/v2/ENDPOINT_ID; default: a local one, for this once")
     p.add_argument("--api-key", default=os.environ.get("RUNPOD_API_KEY"), help="for --url; default: RUNPOD_API_KEY")
 
-# %% ../nbs/10_cli.ipynb #56d7f0e2
+# %% ../nbs/10_cli.ipynb #7eed48c5
 def main(
     argv:list[str]|None=None, # arguments; default: those of the process
 ) -> int: # exit status
     "The console script."
     args = parser().parse_args(argv)
-    try: args.do(args)
+    try: return args.do(args) or 0
     except (JobFailed, StreamError, ConfigError, RuntimeError, OSError) as e: print(f"linacodec-tier3 {args.command}: {e}", file=sys.stderr); return 1
     except KeyboardInterrupt: return 130
-    return 0

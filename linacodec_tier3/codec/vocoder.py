@@ -166,7 +166,7 @@ class ISTFTHead(nn.Module):
         inside = slice(self.cut, len(y) - self.cut)
         return y[inside].div_(total[inside])
 
-# %% ../../nbs/codec/08_vocoder.ipynb #daa69fd7
+# %% ../../nbs/codec/08_vocoder.ipynb #0cc1e3fe
 def crossover(
     high:torch.Tensor, # (n,): used above the cutoff
     low:torch.Tensor, # (n,): used below
@@ -175,15 +175,14 @@ def crossover(
     transition:int=8, # bins between all of one and all of the other
 ) -> torch.Tensor: # (n,)
     "Two signals merged at a frequency."
-    a, b = torch.fft.rfft(high), torch.fft.rfft(low)
-    bins = len(a)
+    difference = torch.fft.rfft(high - low)
+    bins = len(difference)
     middle = int(cutoff / (rate / 2) * bins)
     start, end = max(0, middle - transition // 2), min(bins, middle + transition // 2)
-    x = (torch.linspace(-1, 1, end - start, device=a.device) + 1) / 2
-    fade = 3 * x ** 2 - 2 * x ** 3
-    b[start:end] = a[start:end] * fade + b[start:end] * (1 - fade)
-    b[end:] = a[end:]
-    return torch.fft.irfft(b, n=len(high))
+    x = (torch.linspace(-1, 1, end - start, device=high.device) + 1) / 2
+    difference[:start] = 0
+    difference[start:end] *= 3 * x ** 2 - 2 * x ** 3
+    return torch.fft.irfft(difference, n=len(high)).add_(low)
 
 # %% ../../nbs/codec/08_vocoder.ipynb #9df9c8be
 class Vocoder(nn.Module):

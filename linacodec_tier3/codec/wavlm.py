@@ -200,8 +200,8 @@ def bucket(
     far = exact + (torch.log(d.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)).long()
     return torch.where(d < exact, d, far.clamp(max=half - 1)) + (distance > 0) * half
 
-# %% ../../nbs/codec/03_wavlm.ipynb #0351dc95
-SPAN = 1000  # frames, 20 s, that attention sees before and after a tile
+# %% ../../nbs/codec/03_wavlm.ipynb #578f00fa
+SPAN = 3000  # frames, 60 s, that a query sees
 QUERIES = 256  # frames in a tile
 
 def attend_relative(
@@ -211,12 +211,14 @@ def attend_relative(
     bias:torch.Tensor|None, # (heads, 2·frames - 1): for distances 1-frames…frames-1; None: no bias
     gate:torch.Tensor|None, # (batch, heads, frames, 1): its factor for each query
     keep:torch.Tensor|None=None, # from `attention.real`
-    span:int=SPAN, # frames seen on both sides of a tile
+    span:int=SPAN, # frames seen by a tile besides itself
 ) -> torch.Tensor: # (batch, heads, frames, width)
     "Attention with a gated relative position bias, in tiles of queries."
     n, out = q.shape[2], []
     for a in range(0, n, QUERIES):
-        b, lo, hi = min(n, a + QUERIES), max(0, a - span), min(n, a + QUERIES + span)
+        b = min(n, a + QUERIES)
+        lo = max(0, min(a - span // 2, n - span - QUERIES))
+        hi = min(n, lo + span + QUERIES)
         mask = None if keep is None else torch.where(keep[:, None, None, lo:hi], 0., -1e4).to(q.dtype)
         if bias is not None:
             rows = bias[:, n - b + lo:n - 1 - a + hi].unfold(1, hi - lo, 1)  # row i: what query b-1-i adds to keys lo…hi-1
@@ -305,7 +307,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.feature_projection, self.transformer = FeatureProjection(arch.convs[-1][0], arch.dim), Transformer(arch, depth)
 
-# %% ../../nbs/codec/03_wavlm.ipynb #0abe1028
+# %% ../../nbs/codec/03_wavlm.ipynb #e1e96070
 class SpeechEncoder(nn.Module):
     "WavLM, HuBERT or wav2vec 2.0, whole or pruned, up to the layers that are used."
     def __init__(self,
@@ -327,7 +329,7 @@ class SpeechEncoder(nn.Module):
         wave:torch.Tensor, # (batch, samples) at 16 kHz
         lengths:list[int], # samples of each
         keep:torch.Tensor|None=None, # (batch, frames): from `attention.real` of their frames
-        span:int=SPAN, # frames that attention sees on both sides
+        span:int=SPAN, # frames that attention sees
     ) -> torch.Tensor: # (batch, frames, dim)
         "The mean of the wanted layers."
         if self.arch.normalize: wave = _standardised(wave, lengths)

@@ -702,14 +702,14 @@ def compute_findings(
     return [Finding("device", not wrong, f"{device}, {cfg.linacodec_dtype}", wrong),
             Finding("backend", there, f"{cfg.linacodec_backend}, {'installed' if there else 'not installed'}", "" if there else "install upstream's package, or set LINACODEC_BACKEND=native")]
 
-# %% ../../nbs/codec/00_weights.ipynb #52eb2ac9
-def hub_finding() -> Finding: # never stops anybody
+# %% ../../nbs/codec/00_weights.ipynb #56115904
+def hub_finding() -> Finding: # not `ok` if nothing can be fetched from here
     "Whether the hub answers."
     import requests
     from huggingface_hub import constants
-    if constants.HF_HUB_OFFLINE: return Finding("hub", True, "not asked, HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE for `linacodec-tier3 prefetch`")
+    if constants.HF_HUB_OFFLINE: return Finding("hub", False, "not asked, HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE for `linacodec-tier3 prefetch`")
     try: return Finding("hub", True, f"{constants.ENDPOINT} answers with {requests.head(constants.ENDPOINT, timeout=TIMEOUT_S).status_code}")
-    except requests.RequestException as e: return Finding("hub", True, f"{constants.ENDPOINT} cannot be reached ({type(e).__name__})", "run `linacodec-tier3 prefetch` where there is a network")
+    except requests.RequestException as e: return Finding("hub", False, f"{constants.ENDPOINT} cannot be reached ({type(e).__name__})", REMEDY)
 
 # %% ../../nbs/codec/00_weights.ipynb #1e3dfee8
 def todos(
