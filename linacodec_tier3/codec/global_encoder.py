@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ConvNeXtBlock', 'ConvNextBackbone', 'AttentiveStatsPool', 'MeanPool', 'GlobalEncoder']
 
-# %% ../../nbs/codec/06_global_encoder.ipynb #36e40224
+# %% ../../nbs/codec/06_global_encoder.ipynb #6e2261e6
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import silenced, tiled
+from .attention import rowwise, silenced
 
-# %% ../../nbs/codec/06_global_encoder.ipynb #f7d53b57
+# %% ../../nbs/codec/06_global_encoder.ipynb #623c1c8e
 class ConvNeXtBlock(nn.Module):
     "Depthwise convolution, then channels mixed frame by frame, added to the input."
     def __init__(self,
@@ -23,7 +23,7 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv1, self.pwconv2 = nn.Linear(dim, intermediate_dim), nn.Linear(intermediate_dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value)) if layer_scale_init_value > 0 else None
 
-    def mixed(self, x, *_):
+    def mixed(self, x):
         y = self.pwconv2(F.gelu(self.pwconv1(self.norm(x))))
         return y if self.gamma is None else self.gamma * y
 
@@ -32,7 +32,7 @@ class ConvNeXtBlock(nn.Module):
         keep:torch.Tensor|None=None, # from `attention.real`
     ) -> torch.Tensor: # same shape
         "A step."
-        return x + tiled(self.mixed, self.dwconv(silenced(x, keep).mT).mT, size=512)
+        return x + rowwise(self.mixed, self.dwconv(silenced(x, keep).mT).mT)
 
 # %% ../../nbs/codec/06_global_encoder.ipynb #23731640
 class ConvNextBackbone(nn.Module):

@@ -237,7 +237,7 @@ def vocoder_of(
     assign(vocoder, unnormed(state), w.path("vocoder/pytorch_model.bin"), ("feature_extractor.",))
     return vocoder
 
-# %% ../../nbs/codec/09_model.ipynb #c72b7c19
+# %% ../../nbs/codec/09_model.ipynb #fd78fc7c
 def load_network(
     w:Weights, # the folder, from `weights.locate`
     device:str="cpu", # where it will run
@@ -250,4 +250,6 @@ def load_network(
     except ValueError as e: raise WeightsError(f"{w.folder}: {e}") from None
     network = network.eval().requires_grad_(False).to(device=device, dtype=dtype)
     for head in (network.vocoder.head, network.vocoder.head_48k): head.float()  # phases need every bit
+    if device == "cpu":
+        for ear in (network.content_ear, network.voice_ear): ear.encoder.transformer.pos_conv_embed.prepare()
     return network

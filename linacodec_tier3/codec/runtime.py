@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEGMENT_S', 'CONTEXT_S', 'DTYPES', 'checked', 'segments', 'crossfaded', 'heard', 'through', 'voices_of', 'tokens_of',
-           'tokens_in_segments', 'mel_of', 'audio_in_segments', 'listed', 'by_length', 'LinaCodec']
+           'mel_of', 'audio_in_segments', 'listed', 'by_length', 'LinaCodec']
 
 # %% ../../nbs/codec/11_runtime.ipynb #53d38cbc
 import copy, logging
@@ -32,8 +32,8 @@ def checked(
     if not x.isfinite().all(): raise ValueError("audio with samples that are not numbers")
     return x
 
-# %% ../../nbs/codec/11_runtime.ipynb #e40c6afe
-SEGMENT_S, CONTEXT_S = 120., 4.  # seconds of result in a segment, and of context on each side of it
+# %% ../../nbs/codec/11_runtime.ipynb #7d8434ff
+SEGMENT_S, CONTEXT_S = 300., 4.  # seconds of result in a segment, and of context on each side of it
 
 def segments(
     n:int, # tokens or frames of the whole
@@ -74,45 +74,38 @@ def heard(
     pad = padding(len(x), s.sample_rate, arch, s.downsample_factor)
     return resample(torch.nn.functional.pad(x, (pad, pad)), s.sample_rate, LISTENING_RATE)
 
-# %% ../../nbs/codec/11_runtime.ipynb #963207a0
+# %% ../../nbs/codec/11_runtime.ipynb #017fa75e
 def through(
     ear:Any, # a `SpeechEncoder`
     waves:list[torch.Tensor], # (m,) at 16 kHz
+    segment_s:float=SEGMENT_S, # seconds heard at once
 ) -> tuple[torch.Tensor, list[int], torch.Tensor|None]: # features (batch, frames, channels), frames of each, mask
     "What an ear makes of a batch."
-    lengths = [len(w) for w in waves]
-    frames = [ear.arch.frames(n) for n in lengths]
-    keep = real(frames, waves[0].device)
-    return ear(pad_sequence(waves, batch_first=True), lengths, keep), frames, keep
+    arch, frames = ear.arch, [ear.arch.frames(len(w)) for w in waves]
+    keep, per_second = real(frames, waves[0].device), LISTENING_RATE / arch.hop
+    cut = lambda n: segments(n, max(1, round(segment_s * per_second)), round(CONTEXT_S * per_second))
+    if len(cut(max(frames))) == 1: return ear(pad_sequence(waves, batch_first=True), [len(w) for w in waves], keep), frames, keep
+    piece = lambda w, take: w[take.start * arch.hop:(take.stop - 1) * arch.hop + arch.samples(1)]
+    heard_in_parts = [torch.cat([through(ear, [piece(w, take)])[0][0, kept] for take, kept in cut(n)]) for w, n in zip(waves, frames)]
+    return pad_sequence(heard_in_parts, batch_first=True), frames, keep
 
+# %% ../../nbs/codec/11_runtime.ipynb #be095aec
 def voices_of(
     waves:list[torch.Tensor], # (m,) at 16 kHz
     net:Network, # what hears them
+    segment_s:float=SEGMENT_S, # seconds heard at once
 ) -> torch.Tensor: # (batch, 128) float32
     "Who speaks."
-    features, _, keep = through(net.voice_ear, waves)
+    features, _, keep = through(net.voice_ear, waves, segment_s)
     return net.core.global_encoder(features, keep).float()
 
 def tokens_of(
     waves:list[torch.Tensor], # (m,) at 16 kHz
     net:Network, # what hears them
+    segment_s:float=SEGMENT_S, # seconds heard at once
 ) -> list[torch.Tensor]: # of each its tokens, int64
     "What is said."
-    return net.core.tokens(*through(net.content_ear, waves)[:2])
-
-# %% ../../nbs/codec/11_runtime.ipynb #0735946c
-def tokens_in_segments(
-    wave:torch.Tensor, # (m,) at 16 kHz
-    net:Network, # what hears it
-    segment_s:float, # seconds of a segment
-) -> torch.Tensor: # its tokens, int64
-    "What is said, segment by segment."
-    arch, n = net.content_ear.arch, net.core.settings.downsample_factor
-    step, per_second = n * arch.hop, LISTENING_RATE / (n * arch.hop)
-    total = arch.frames(len(wave)) // n
-    cuts = segments(total, max(1, round(segment_s * per_second)), round(CONTEXT_S * per_second))
-    pieces = [wave[take.start * step:take.stop * step + arch.samples(1) - arch.hop] for take, _ in cuts]
-    return torch.cat([tokens_of([piece], net)[0][kept] for piece, (_, kept) in zip(pieces, cuts)])
+    return net.core.tokens(*through(net.content_ear, waves, segment_s)[:2])
 
 # %% ../../nbs/codec/11_runtime.ipynb #4a7d7281
 def mel_of(
@@ -161,7 +154,7 @@ def by_length(
     order = sorted(range(len(items)), key=lambda i: -len(items[i]))
     return [order[i:i + size] for i in range(0, len(order), size)]
 
-# %% ../../nbs/codec/11_runtime.ipynb #ceb1331b
+# %% ../../nbs/codec/11_runtime.ipynb #12a0b4f8
 class LinaCodec:
     "Audio to tokens and back. Holds nothing but weights, so any number of threads may use it at once."
     sample_rate = 48_000 # Hz of what it decodes to
@@ -224,15 +217,13 @@ class LinaCodec:
         return out if many else out[0]
 
     def _pairs(self, waves, voices, segment_s):
-        limit, net, out = round(segment_s * LISTENING_RATE), self.network, [None] * len(waves)
-        voices = [v if v is None else torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in voices]
+        net, out = self.network, [None] * len(waves)
+        voices = [v if v is None else self._voice(v) for v in voices]
         for group in by_length(waves, self.at_once):
             new = [i for i in group if voices[i] is None]
             if new:
-                for i, v in zip(new, voices_of([waves[i][:limit] for i in new], net)): voices[i] = v
-            short = [i for i in group if len(waves[i]) <= limit]
-            tokens = dict(zip(short, tokens_of([waves[i] for i in short], net) if short else ()))
-            for i in group: out[i] = (tokens[i] if i in tokens else tokens_in_segments(waves[i], net, segment_s)), voices[i]
+                for i, v in zip(new, voices_of([waves[i] for i in new], net, segment_s)): voices[i] = v
+            for i, t in zip(group, tokens_of([waves[i] for i in group], net, segment_s)): out[i] = t, voices[i]
         return out
 
     @torch.inference_mode()

@@ -5,31 +5,30 @@
 # %% auto #0
 __all__ = ['rotations', 'rotate', 'AdaLNZero', 'PlainNorm', 'Attention', 'FeedForward', 'TransformerBlock', 'Transformer']
 
-# %% ../../nbs/codec/04_transformer.ipynb #5273f3bc
+# %% ../../nbs/codec/04_transformer.ipynb #ede3974e
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import attend, tiled
+from .attention import attend, rowwise, tiled
 
-# %% ../../nbs/codec/04_transformer.ipynb #3d53074d
+# %% ../../nbs/codec/04_transformer.ipynb #2fa726eb
 def rotations(
     start:int, # number of the first frame
     frames:int, # how many
     width:int, # channels of a head, even
     theta:float, # base of the wavelengths
     device:torch.device, # where they will be used
-) -> tuple[torch.Tensor, torch.Tensor]: # cosines and sines, each (frames, 1, width / 2) float32
+) -> torch.Tensor: # (frames, 1, width / 2) complex64
     "How far each pair of channels is turned at each frame."
     rates = 1. / theta ** (torch.arange(0, width, 2, device=device).float() / width)
     angle = torch.outer(torch.arange(start, start + frames, device=device).float(), rates)[:, None]
-    return angle.cos(), angle.sin()
+    return torch.polar(torch.ones_like(angle), angle)
 
 def rotate(
     x:torch.Tensor, # (batch, frames, heads, width)
-    turn:tuple[torch.Tensor, torch.Tensor], # from `rotations`
+    turn:torch.Tensor, # from `rotations`
 ) -> torch.Tensor: # same shape and dtype
     "Pairs of neighbouring channels, turned by their frame's angle."
-    (a, b), (cos, sin) = x.float().unflatten(-1, (-1, 2)).unbind(-1), turn
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
+    return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x.dtype)
 
 # %% ../../nbs/codec/04_transformer.ipynb #c673ea86
 class AdaLNZero(nn.Module):
@@ -66,13 +65,13 @@ class Attention(nn.Module):
         y = attend(*(t.transpose(1, 2) for t in (q, k, v)), self.side, self.causal, keep)
         return self.wo(y.transpose(1, 2).flatten(-2))
 
-# %% ../../nbs/codec/04_transformer.ipynb #4b07e652
+# %% ../../nbs/codec/04_transformer.ipynb #22959089
 class FeedForward(nn.Module):
     "SwiGLU: one projection gates another."
     def __init__(self, dim, hidden):
         super().__init__()
         self.w1, self.w2, self.w3 = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False), nn.Linear(dim, hidden, bias=False)
-    def forward(self, x): return tiled(lambda x, *_: self.w2(F.silu(self.w1(x)).mul_(self.w3(x))), x, size=512)
+    def forward(self, x): return rowwise(lambda x: self.w2(F.silu(self.w1(x)).mul_(self.w3(x))), x)
 
 # %% ../../nbs/codec/04_transformer.ipynb #ef03517f
 class TransformerBlock(nn.Module):

@@ -6,10 +6,10 @@
 __all__ = ['VocosBackbone', 'Snake1d', 'GroupNorm', 'ResnetBlock', 'UpSamplerBlock', 'overlap_add', 'Window', 'ISTFTHead',
            'crossover', 'Vocoder']
 
-# %% ../../nbs/codec/08_vocoder.ipynb #44230915
+# %% ../../nbs/codec/08_vocoder.ipynb #0bb7b21e
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import real, silenced, tiled
+from .attention import real, silenced
 from .global_encoder import ConvNeXtBlock
 from .resample import resample
 
@@ -64,7 +64,7 @@ class GroupNorm(nn.GroupNorm):
         shift = self.bias.view(self.num_groups, -1) - mean * scale
         return torch.addcmul(shift.flatten(1)[:, None].to(x.dtype), x, scale.flatten(1)[:, None].to(x.dtype))
 
-# %% ../../nbs/codec/08_vocoder.ipynb #3c985fb9
+# %% ../../nbs/codec/08_vocoder.ipynb #56c68136
 class ResnetBlock(nn.Module):
     "Two normalised, activated convolutions, added to the input."
     def __init__(self, channels):
@@ -111,7 +111,7 @@ class UpSamplerBlock(nn.Module):
             x = block(x, keep)
         return x
 
-    def finish(self, x, *_): return self.final_snake(self.out_proj(x))
+    def finish(self, x): return self.final_snake(self.out_proj(x))
 
 # %% ../../nbs/codec/08_vocoder.ipynb #3515080a
 def overlap_add(
