@@ -6,14 +6,14 @@
 __all__ = ['FINAL', 'StreamError', 'MissingPartials', 'in_order', 'Piece', 'pieces', 'joined', 'batch_audio', 'JobFailed',
            'session', 'Client', 'poll', 'stream', 'speak', 'batch', 'output']
 
-# %% ../nbs/09_client.ipynb #42b060f5
+# %% ../nbs/09_client.ipynb #4b739994
 import time
 from dataclasses import dataclass
 from typing import Any, Iterable, Iterator
 import numpy as np, requests
 from requests.adapters import HTTPAdapter, Retry
 from .audio import FILES, PCM, decode_file, from_base64, from_pcm
-from .wire import TOKENS, Numbering, payload
+from .wire import TOKENS, Numbering, payload, unpack_tokens
 
 # %% ../nbs/09_client.ipynb #b45c64f7
 class StreamError(RuntimeError):
@@ -49,7 +49,7 @@ def in_order(
     if wrong: raise StreamError(f"what arrived is not what was sent: {', '.join(wrong)}; ask again with the same `seed`")
     yield last
 
-# %% ../nbs/09_client.ipynb #09d2787a
+# %% ../nbs/09_client.ipynb #473458c6
 @dataclass(frozen=True)
 class Piece:
     "A stretch of audio and the partial that it came in."
@@ -62,16 +62,22 @@ def pieces(
     codec:Any=None, # has `decode(tokens, embedding)`; needed for tokens
 ) -> Iterator[Piece]: # as soon as each can be heard; raises `StreamError` for tokens without a codec
     "A stream as audio."
-    data = []
+    data, voice = [], None
     for p in partials:
+        voice = p.get("embedding", voice)
         if p["status"] == "complete":
             if data: yield Piece(*decode_file(b"".join(data)), p)
         elif p["format"] == TOKENS:
-            if codec is None: raise StreamError("tokens need a codec to become audio: pass one, or ask for pcm_24")
-            yield Piece(codec.decode(np.array(p["tokens"]), np.array(p["embedding"], np.float32)), p["sample_rate"], p)
+            yield Piece(_decoded(p, voice, codec), p["sample_rate"], p)
         elif p["format"] in FILES: data.append(payload(p))
         else: yield Piece(from_pcm(payload(p), p["format"]), p["sample_rate"], p)
 
+def _decoded(message, voice, codec):
+    if codec is None: raise StreamError("tokens need a codec to become audio: pass one, or ask for pcm_24")
+    if voice is None: raise StreamError("tokens came without the voice's embedding: the first partial of the stream carries it")
+    return codec.decode(unpack_tokens(message), np.array(voice, np.float32))
+
+# %% ../nbs/09_client.ipynb #9735fb20
 def joined(
     pieces:Iterable[Piece], # of one stream
 ) -> tuple[np.ndarray, int]: # mono float32, shape (n,), and its rate in Hz
@@ -81,9 +87,11 @@ def joined(
     return np.concatenate([p.audio for p in pieces]), pieces[0].rate
 
 def batch_audio(
-    result:dict, # a batch result with `audio`
-) -> tuple[np.ndarray, int]: # mono float32, shape (n,), and its rate in Hz
+    result:dict, # a batch result with `audio`, or with `tokens`
+    codec:Any=None, # has `decode(tokens, embedding)`; needed for tokens
+) -> tuple[np.ndarray, int]: # mono float32, shape (n,), and its rate in Hz; raises `StreamError` for tokens without a codec
     "The audio of a batch result."
+    if result["format"] == TOKENS: return _decoded(result, result["embedding"], codec), result["sample_rate"]
     data = from_base64(result["audio"])
     return (from_pcm(data, result["format"]), result["sample_rate"]) if result["format"] in PCM else decode_file(data)
 

@@ -7,19 +7,20 @@ __all__ = ['KEYS', 'ALIASES', 'ACTIONS', 'ACTION', 'CONTENT', 'RequestError', 'R
            'answer', 'health', 'voices', 'WorkerConfig', 'keeper', 'hold_back', 'on_shutdown', 'handler',
            'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
 
-# %% ../nbs/07_handler.ipynb #6034543a
+# %% ../nbs/07_handler.ipynb #4249e1f5
 import asyncio, contextvars, logging, signal, sys, threading, time, zlib
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, AsyncIterator, Iterator
 import runpod
 from runpod.serverless.utils import rp_upload
 from . import __version__
 from .config import PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config, resolve_device
-from .generators import (LINACODEC_AVAILABLE, CodecUnavailable, Delivery, JobState, JobStopped, ResultTooLarge, available_formats,
-                                        delivery, generate_batch_audio, generate_stream, load_linacodec, on_loop, require_linacodec)
+from .generators import (Delivery, JobState, JobStopped, ResultTooLarge, available_formats, codec_for, delivery,
+                                        generate_batch_audio, generate_stream, on_loop)
+from .seat import CodecUnavailable, codec_state, linacodec_available, load_linacodec, require_linacodec
 from .tts import EngineError, check_option, engine_class, engine_names, forget_engine, load_tts_model, recordings, resolve_voice, shown
-from .wire import FORMATS, STREAMED_FORMATS, TOKENS, error_result, wire_size
+from .wire import EMBEDDING_MODES, FORMATS, STREAMED_FORMATS, TOKEN_ENCODINGS, TOKENS, error_result, wire_size
 
 # %% ../nbs/07_handler.ipynb #e233aa0d
 class RequestError(ValueError):
@@ -36,8 +37,8 @@ class Request:
     how:Delivery # everything else about the speech
     action:str = "" # "health" or "voices" instead of speech
 
-# %% ../nbs/07_handler.ipynb #aa7bdeb3
-KEYS = ("text", "voice", "service", "stream", "output_format", "max_chars", "seed", "speed", "parameters", "action")
+# %% ../nbs/07_handler.ipynb #79be0bf0
+KEYS = ("text", "voice", "service", "stream", "output_format", "max_chars", "seed", "speed", "parameters", "token_encoding", "embedding_mode", "action")
 ALIASES = {"speaker_voice": "voice", "speaker_name": "voice"}  # what clients in the field send
 ACTIONS = ("health", "voices")
 
@@ -95,7 +96,7 @@ def _keys(given):
     if len(set(map(repr, voices.values()))) > 1: raise RequestError(f"{', '.join(f'`{k}`' for k in voices)} name different voices: give one")
     return {ALIASES.get(k, k): v for k, v in given.items()}
 
-# %% ../nbs/07_handler.ipynb #2399cac6
+# %% ../nbs/07_handler.ipynb #1a98df7e
 def check_request(
     given:Any, # `job["input"]`, straight from JSON
     cfg:Config, # limits and defaults
@@ -111,7 +112,9 @@ def check_request(
         engine = engine_class(_string(given, "service"))
         voice, options = resolve_voice(engine, _string(given, "voice"), cfg), _parameters(given, engine)
         how = delivery(cfg, seed=_seed(given, job_id), speed=_number(given, "speed", 1.0, *engine.speeds, float),
-                       max_chars=_number(given, "max_chars", cfg.chunk_chars, 20, 5000), options=options)
+                       max_chars=_number(given, "max_chars", cfg.chunk_chars, 20, 5000), options=options,
+                       token_encoding=_choice(given, "token_encoding", TOKEN_ENCODINGS[0], TOKEN_ENCODINGS),
+                       embedding_mode=_choice(given, "embedding_mode", EMBEDDING_MODES[0], EMBEDDING_MODES))
     except RequestError: raise
     except (ValueError, EngineError, CodecUnavailable) as e: raise RequestError(str(e)) from e
     return Request(text, engine.name, voice, stream, format, how)
@@ -139,7 +142,7 @@ def bucket_store(
         except Exception as e: raise EngineError(f"the result could not be uploaded to {cfg.bucket_endpoint_url}: {e}; check the BUCKET_* variables") from e
     return store
 
-# %% ../nbs/07_handler.ipynb #a39bb512
+# %% ../nbs/07_handler.ipynb #64c96f54
 def answer(
     request:Request, # checked
     cfg:Config, # settings
@@ -149,13 +152,12 @@ def answer(
     "What a request is answered with."
     if request.action: yield dict(status="complete", action=request.action, **{request.action: ACTION[request.action](cfg)}); return
     with job.timed("load"):
-        model = load_tts_model(request.service)
-        codec = load_linacodec() if LINACODEC_AVAILABLE and request.output_format in (TOKENS, "pcm_16") else None
+        model, codec = load_tts_model(request.service), codec_for(request.output_format)
     what = (request.text, request.voice, model, request.output_format, request.how, job, codec)
     if request.stream: yield from generate_stream(*what)
     else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
 
-# %% ../nbs/07_handler.ipynb #1f4e894f
+# %% ../nbs/07_handler.ipynb #c4e913d1
 _running:dict[str,JobState] = {}
 _started = time.time()
 
@@ -164,7 +166,7 @@ def health(
 ) -> dict: # JSON
     "The worker's state."
     return dict(version=__version__, uptime_seconds=round(time.time() - _started, 1), device=resolve_device(cfg.device), jobs=len(_running),
-                linacodec=LINACODEC_AVAILABLE, services=engine_names(), default_service=cfg.default_service, volume=cfg.volume_dir.is_dir(),
+                linacodec=linacodec_available(), codec=codec_state(), services=engine_names(), default_service=cfg.default_service, volume=cfg.volume_dir.is_dir(),
                 output_formats=available_formats(),
                 limits=dict(text=cfg.max_text_chars, job_seconds=cfg.job_timeout_s, partial_bytes=PARTIAL_LIMIT, result_bytes=RESULT_LIMIT))
 
@@ -284,6 +286,8 @@ def main() -> None:
         if cfg.device != "auto": resolve_device(cfg.device)
         log_to_runpod(cfg)
         load_tts_model(cfg.default_service)
+        with suppress(CodecUnavailable):
+            if linacodec_available(fetch=False): load_linacodec()
     except (ConfigError, EngineError, ValueError) as e: sys.exit(f"linacodec-tier3 cannot start: {e}")
     runpod.serverless.start(worker_config(cfg))
 

@@ -7,6 +7,7 @@ import numpy as np
 import requests
 
 from linacodec_tier3.client import FINAL, joined, pieces
+from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.endpoint import Job, LocalEndpoint
 
 PARAGRAPH = """The harbour was quiet when the last boat came in. Nobody had expected it before morning, least of all the keeper,
@@ -26,6 +27,20 @@ def install_engine(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-engines\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[linacodec_tier3.engines]\nwitness = odd_engines:Witness\n")
     return {"PYTHONPATH": str(folder), "DEFAULT_SERVICE": "witness"}
+
+
+def without_weights(
+    folder:Path, # empty
+) -> dict: # environment of a worker that has no codec and fetches none, whatever this machine has
+    "The codec's weights are not there."
+    return {"LINACODEC_WEIGHTS": str(folder), "LINACODEC_BACKEND": "native"}
+
+
+def with_weights(
+    folder:Path, # is filled with random weights, small enough for a test
+) -> dict: # environment of a worker that makes tokens with them
+    "The codec's weights are there."
+    return {"LINACODEC_WEIGHTS": str(write_seeded(folder, "tiny", seed=0)), "LINACODEC_BACKEND": "native", "CODEC_HOME": str(folder / "home"), "DEVICE": "cpu"}
 
 
 def wait_until(
@@ -70,9 +85,10 @@ def answered(
 
 def heard(
     partials:list, # of one stream, in order
+    codec=None, # decodes tokens
 ) -> np.ndarray: # mono float32, shape (n,)
     "What a stream sounds like."
-    return joined(pieces(partials))[0]
+    return joined(pieces(partials, codec))[0]
 
 
 def events(

@@ -44,6 +44,8 @@ WRONG = [ # (input, what the error names, a piece of what it says is allowed)
     *each("stream", "true, false", "yes", "1", "", 1, 0, None, [], "truefalse", NAN),
     *each("output_format", "pcm_24", "pcm_48", "PCM_24", "", None, 24, ["pcm_24"], "mp3 "),
     *[(GOOD | dict(stream=True, output_format=f), "output_format", "ogg_opus") for f in ("wav", "mp3", "flac")],
+    *each("token_encoding", "list, u16_b64", "u16", "LIST", "", None, 16, ["list"], {}, nested(900)),
+    *each("embedding_mode", "every, first", "last", "First", "", None, True, 1, ["first"], "m" * 100_000),
     *each("max_chars", "from 20 to 5000", 19, 5001, 0, -500, "500", 500.0, True, None, NAN, INFINITY, HUGE, [500]),
     *each("seed", "a whole number from 0", -1, 2 ** 32, HUGE, 1.5, "7", True, None, NAN, {}),
     *each("speed", "from 0.5 to 2", 0, 0.49, 2.01, -1, "1.0", True, None, NAN, INFINITY, -INFINITY, HUGE, [1.0]),

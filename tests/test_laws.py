@@ -7,18 +7,22 @@ from jsonschema import Draft202012Validator
 from linacodec_tier3 import wire
 from linacodec_tier3.client import batch_audio
 from linacodec_tier3.config import PARTIAL_LIMIT, RESULT_LIMIT
-from linacodec_tier3.generators import LINACODEC_AVAILABLE
-from support import PARAGRAPH, answered, bare, ended, heard
+from linacodec_tier3.endpoint import LocalEndpoint
+from support import PARAGRAPH, answered, bare, ended, heard, without_weights
 
 REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120, output_format="pcm_24")
 VALID = Draft202012Validator(wire.schema())
-without_codec = pytest.mark.skipif(LINACODEC_AVAILABLE, reason="this installation has the codec")
 
 
 @pytest.fixture(scope="module")
 def official(endpoint):
     runpod.endpoint_url_base = endpoint.url
     return runpod.Endpoint(endpoint.endpoint_id, api_key="any")
+
+
+@pytest.fixture(scope="module")
+def codecless(tmp_path_factory):
+    with LocalEndpoint(env=without_weights(tmp_path_factory.mktemp("empty"))) as running: yield running
 
 
 @pytest.fixture(scope="module", params=["pcm_24", "ogg_opus"])
@@ -79,21 +83,27 @@ def test_batch_over_the_result_limit_fails_naming_formats_that_fit(endpoint):
 
 def test_health_and_voices_answer_without_speech(endpoint):
     [health], [voices] = (answered(endpoint, action=action).output for action in ("health", "voices"))
-    assert health["health"]["services"] == list(voices["voices"]) and health["health"]["linacodec"] == LINACODEC_AVAILABLE
+    assert health["health"]["services"] == list(voices["voices"])
+    assert health["health"]["linacodec"] == (health["health"]["codec"]["state"] != "unavailable") == ("linacodec_tokens" in health["health"]["output_formats"])
     assert set(voices["voices"]["tone"]["options"]) == {"level", "rtf"}
 
 
-@without_codec
-def test_pcm_16_without_the_codec_is_pcm_24_and_says_so(endpoint):
-    [last] = answered(endpoint, **REQUEST | dict(stream=True, output_format="pcm_16")).output
+def test_pcm_16_without_the_codec_is_pcm_24_and_says_so(codecless):
+    [last] = answered(codecless, **REQUEST | dict(stream=True, output_format="pcm_16")).output
     assert last["format"] == "pcm_24" and "needs LinaCodec" in last["message"]
 
 
-@without_codec
 @pytest.mark.parametrize("stream", [True, False])
-def test_tokens_without_the_codec_are_an_error(endpoint, stream):
-    job = answered(endpoint, **REQUEST | dict(stream=stream, output_format="linacodec_tokens"))
+def test_tokens_without_the_codec_are_an_error(codecless, stream):
+    job = answered(codecless, **REQUEST | dict(stream=stream, output_format="linacodec_tokens"))
     assert job.status == "FAILED" and "LinaCodec is not available" in job.error and "pcm_24" in job.error
+
+
+def test_health_says_why_there_is_no_codec(codecless):
+    [about] = answered(codecless, action="health").output
+    codec = about["health"]["codec"]
+    assert not about["health"]["linacodec"] and codec["state"] == "unavailable" and "config.yaml" in codec["reason"]
+    assert about["health"]["output_formats"] == ["pcm_24", "ogg_opus", "mp3", "wav", "flac"]
 
 
 @pytest.mark.parametrize("text", ["🎉🎉🎉", "你好", "\0\0", "\u200b"], ids=ascii)

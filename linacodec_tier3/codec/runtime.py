@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEGMENT_S', 'CONTEXT_S', 'DTYPES', 'checked', 'segments', 'crossfaded', 'heard', 'through', 'voices_of', 'tokens_of',
-           'mel_of', 'audio_in_segments', 'listed', 'by_length', 'LinaCodec']
+           'mel_of', 'audio_in_segments', 'listed', 'by_length', 'valid_tokens', 'valid_voice', 'encoded', 'decoded',
+           'Pretrained', 'LinaCodec']
 
 # %% ../../nbs/codec/11_runtime.ipynb #53d38cbc
 import copy, logging
@@ -107,7 +108,7 @@ def tokens_of(
     "What is said."
     return net.core.tokens(*through(net.content_ear, waves, segment_s)[:2])
 
-# %% ../../nbs/codec/11_runtime.ipynb #4a7d7281
+# %% ../../nbs/codec/11_runtime.ipynb #9f72d499
 def mel_of(
     tokens:list[torch.Tensor], # int64, one tensor a sequence
     voices:torch.Tensor, # (batch, 128)
@@ -118,7 +119,7 @@ def mel_of(
     return net.core.mel(tokens, voices, frames).float(), frames
 
 def audio_in_segments(
-    mel:torch.Tensor, # (frames, bins)
+    mel:torch.Tensor, # (frames, bins), as the vocoder takes it
     net:Network, # what speaks it
     segment_s:float, # seconds of a segment
     fade:int=480, # samples at 48 kHz over which segments meet
@@ -128,7 +129,7 @@ def audio_in_segments(
     per_second, hop = s.sample_rate / s.hop_length, 2 * s.hop_length
     parts, cuts = [], segments(len(mel), max(1, round(segment_s * per_second)), round(CONTEXT_S * per_second))
     for i, (take, kept) in enumerate(cuts):
-        audio, first, last = net.vocoder(mel[None, take].to(net.vocoder_dtype), [take.stop - take.start])[0], i == 0, i == len(cuts) - 1
+        audio, first, last = net.vocoder(mel[None, take], [take.stop - take.start])[0], i == 0, i == len(cuts) - 1
         parts.append(audio[0 if first else kept.start * hop - fade:None if last else kept.stop * hop])
     return crossfaded(parts, fade)
 
@@ -154,9 +155,65 @@ def by_length(
     order = sorted(range(len(items)), key=lambda i: -len(items[i]))
     return [order[i:i + size] for i in range(0, len(order), size)]
 
-# %% ../../nbs/codec/11_runtime.ipynb #12a0b4f8
-class LinaCodec:
-    "Audio to tokens and back. Holds nothing but weights, so any number of threads may use it at once."
+# %% ../../nbs/codec/11_runtime.ipynb #9a8374f7
+def valid_tokens(
+    tokens:Any, # integers (t,)
+    net:Network, # whose codes they are
+) -> torch.Tensor: # int64 (t,), on its device; raises `ValueError`
+    "Tokens as a tensor."
+    t, codes = torch.as_tensor(tokens, device=net.device), net.core.local_quantizer.codes
+    if t.dim() != 1 or not len(t) or t.is_floating_point():
+        raise ValueError(f"tokens of shape {tuple(t.shape)} and type {t.dtype}: integers of shape (tokens,), at least one, expected")
+    wrong = t[(t < 0) | (t >= codes)]
+    if len(wrong): raise ValueError(f"token {int(wrong[0])}: from 0 to {codes - 1} expected")
+    return t.long()
+
+def valid_voice(
+    embedding:Any, # (128,)
+    net:Network, # whose embedding it is
+) -> torch.Tensor: # float32 (128,), on its device; raises `ValueError`
+    "An embedding as a tensor."
+    v, width = torch.as_tensor(embedding, dtype=torch.float32, device=net.device), net.core.global_encoder.output_channels
+    if v.shape != (width,) or not v.isfinite().all(): raise ValueError(f"embedding of shape {tuple(v.shape)}: {width} finite numbers expected")
+    return v
+
+# %% ../../nbs/codec/11_runtime.ipynb #332940ae
+def encoded(
+    waves:list[torch.Tensor], # (m,) at 16 kHz, from `heard`
+    voices:list, # of each its embedding, or None
+    net:Network, # what hears them
+    at_once:int, # items in a group
+    segment_s:float, # seconds heard at once
+) -> list[tuple[torch.Tensor, torch.Tensor]]: # of each its tokens and embedding
+    "Audio to tokens, in groups."
+    tokens, voices = [None] * len(waves), list(voices)
+    for group in by_length(waves, at_once):
+        new = [i for i in group if voices[i] is None]
+        if new:
+            for i, v in zip(new, voices_of([waves[i] for i in new], net, segment_s)): voices[i] = v
+        for i, t in zip(group, tokens_of([waves[i] for i in group], net, segment_s)): tokens[i] = t
+    return list(zip(tokens, voices))
+
+def decoded(
+    tokens:list[torch.Tensor], # int64 (t,)
+    voices:list[torch.Tensor], # (128,)
+    net:Network, # what speaks them
+    at_once:int, # items in a group
+    segment_s:float, # seconds made at once
+) -> list[torch.Tensor]: # of each its audio, float32 at 48 kHz
+    "Tokens to audio, in groups."
+    out, most = [None] * len(tokens), segment_s * net.core.settings.sample_rate / net.core.settings.hop_length
+    for group in by_length(tokens, at_once):
+        mel, frames = mel_of([tokens[i] for i in group], torch.stack([voices[i] for i in group]), net)
+        mel = mel.to(net.vocoder_dtype)
+        whole = max(frames) <= most
+        audio = net.vocoder(mel, frames) if whole else [audio_in_segments(m[:n], net, segment_s) for m, n in zip(mel, frames)]
+        for i, a in zip(group, audio): out[i] = a
+    return out
+
+# %% ../../nbs/codec/11_runtime.ipynb #19649365
+class Pretrained:
+    "A network with the name of its weights, on a device. Nothing in it changes, so any number of threads may use it at once."
     sample_rate = 48_000 # Hz of what it decodes to
 
     def __init__(self,
@@ -196,54 +253,41 @@ class LinaCodec:
     ) -> "LinaCodec": # this one if it is there already, else a copy
         "The codec on another device."
         if torch.device(device).type == self.device.type: return self
-        network = copy.deepcopy(self.network).to(device)
-        if device == "cpu" and self.dtype == torch.float16: network = network.float()
-        return LinaCodec(network, self.name, self.revision)
+        there = lambda t: t.to(device, torch.float32 if device == "cpu" and t.dtype == torch.float16 else None)
+        moved = {id(p): torch.nn.Parameter(there(p), requires_grad=False) for p in self.network.parameters()} | {id(b): there(b) for b in self.network.buffers()}
+        return type(self)(copy.deepcopy(self.network, moved), self.name, self.revision)  # tensor by tensor: this one's device may be full
 
+# %% ../../nbs/codec/11_runtime.ipynb #4d0bd7ad
+class LinaCodec(Pretrained):
+    "Audio to tokens and an embedding, and back."
     @torch.inference_mode()
     def encode(self,
         audio:Any, # (n,) floating-point array or tensor of any level, or a list of them
         sample_rate:int, # Hz of all of them
         embedding:Any=None, # of the voice, (128,), or a list; skips the branch that computes it
-        segment_s:float=SEGMENT_S, # longer audio is taken in segments of so many seconds
+        segment_s:float=SEGMENT_S, # longer audio is heard in segments of so many seconds
     ) -> Any: # tokens, int64 (t,), and embedding, float32 (128,); of a list, a list of such pairs; raises `ValueError`
         "Audio to tokens and an embedding."
         many = isinstance(audio, (list, tuple))
-        waves = [heard(checked(a, self.device), sample_rate, self.network) for a in (audio if many else [audio])]
-        voices = listed(embedding, len(waves), "embeddings")
-        out = self._pairs(waves, voices, segment_s)
-        like = [torch.is_tensor(a) for a in (audio if many else [audio])]
-        out = [(t, e) if tensor else (t.cpu().numpy(), e.cpu().numpy()) for (t, e), tensor in zip(out, like)]
-        return out if many else out[0]
-
-    def _pairs(self, waves, voices, segment_s):
-        net, out = self.network, [None] * len(waves)
-        voices = [v if v is None else self._voice(v) for v in voices]
-        for group in by_length(waves, self.at_once):
-            new = [i for i in group if voices[i] is None]
-            if new:
-                for i, v in zip(new, voices_of([waves[i] for i in new], net, segment_s)): voices[i] = v
-            for i, t in zip(group, tokens_of([waves[i] for i in group], net, segment_s)): out[i] = t, voices[i]
-        return out
+        items = audio if many else [audio]
+        voices = [v if v is None else valid_voice(v, self.network) for v in listed(embedding, len(items), "embeddings")]
+        waves = [heard(checked(a, self.device), sample_rate, self.network) for a in items]
+        pairs = [tuple(_like(a, x) for x in pair) for a, pair in zip(items, encoded(waves, voices, self.network, self.at_once, segment_s))]
+        return pairs if many else pairs[0]
 
     @torch.inference_mode()
     def decode(self,
-        tokens:Any, # integers (t,), array or tensor, or a list of them
-        embedding:Any, # (128,), for all or a list, one for each
+        tokens:Any, # integers (t,), array or tensor, or a list of such
+        embedding:Any, # (128,) for all, or a list, one for each
         segment_s:float=SEGMENT_S, # longer audio is made in segments of so many seconds
     ) -> Any: # float32 (m,) at 48 kHz; of a list, a list; raises `ValueError`
         "Tokens and an embedding to audio."
-        many = isinstance(tokens, list) and len(tokens) > 0 and not isinstance(tokens[0], (int, np.integer))
-        items = [self._tokens(t) for t in (tokens if many else [tokens])]
-        voices = [self._voice(v) for v in listed(embedding, len(items), "embeddings")] if many else [self._voice(embedding)]
-        out, limit = [None] * len(items), round(segment_s * self.token_rate)
-        for group in by_length(items, self.at_once):
-            mels, frames = mel_of([items[i] for i in group], torch.stack([voices[i] for i in group]), self.network)
-            short = [j for j, i in enumerate(group) if len(items[i]) <= limit]
-            done = dict(zip(short, self.network.vocoder(mels[short].to(self.network.vocoder_dtype), [frames[j] for j in short]) if short else ()))
-            for j, i in enumerate(group): out[i] = done[j] if j in done else audio_in_segments(mels[j, :frames[j]], self.network, segment_s)
-        out = [a if torch.is_tensor(t) else a.cpu().numpy() for a, t in zip(out, tokens if many else [tokens])]
-        return out if many else out[0]
+        many = isinstance(tokens, (list, tuple)) and len(tokens) > 0 and not isinstance(tokens[0], (int, np.integer))
+        items = tokens if many else [tokens]
+        voices = [valid_voice(v, self.network) for v in (listed(embedding, len(items), "embeddings") if many else [embedding])]
+        made = decoded([valid_tokens(t, self.network) for t in items], voices, self.network, self.at_once, segment_s)
+        audio = [_like(t, a) for t, a in zip(items, made)]
+        return audio if many else audio[0]
 
     @torch.inference_mode()
     def mel(self,
@@ -251,7 +295,7 @@ class LinaCodec:
         embedding:Any, # (128,)
     ) -> torch.Tensor: # (bins, frames) float32, log-mel
         "The spectrogram between tokens and audio, for another vocoder or to look at."
-        return mel_of([self._tokens(tokens)], self._voice(embedding)[None], self.network)[0][0].T
+        return mel_of([valid_tokens(tokens, self.network)], valid_voice(embedding, self.network)[None], self.network)[0][0].T
 
     def convert_voice(self,
         audio:Any, # (n,): what is said
@@ -261,14 +305,4 @@ class LinaCodec:
         "The words of one recording in the voice of another."
         return self.decode(self.encode(audio, sample_rate)[0], self.encode(reference, sample_rate)[1])
 
-    def _tokens(self, tokens):
-        t, codes = torch.as_tensor(tokens, device=self.device), self.network.core.local_quantizer.codes
-        if t.dim() != 1 or not len(t) or t.is_floating_point(): raise ValueError(f"tokens of shape {tuple(t.shape)} and type {t.dtype}: integers of shape (tokens,), at least one, expected")
-        t = t.long()
-        if t.min() < 0 or t.max() >= codes: raise ValueError(f"token {int(t.min() if t.min() < 0 else t.max())}: from 0 to {codes - 1} expected")
-        return t
-
-    def _voice(self, embedding):
-        v, width = torch.as_tensor(embedding, dtype=torch.float32, device=self.device), self.network.core.global_encoder.output_channels
-        if v.shape != (width,) or not v.isfinite().all(): raise ValueError(f"embedding of shape {tuple(v.shape)}: {width} finite numbers expected")
-        return v
+def _like(given, tensor): return tensor if torch.is_tensor(given) else tensor.cpu().numpy()

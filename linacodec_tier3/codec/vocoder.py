@@ -126,10 +126,10 @@ def overlap_add(
     for i in range(pieces): out[i:i + n] += parts[:, i]
     return out.flatten()[:(n - 1) * hop + width]
 
-# %% ../../nbs/codec/08_vocoder.ipynb #2ae92144
+# %% ../../nbs/codec/08_vocoder.ipynb #18c92232
 class Window(nn.Module):
     "A window, under the name that it has in the file."
-    def __init__(self, n): super().__init__(); self.register_buffer("window", torch.hann_window(n))
+    def __init__(self, n): super().__init__(); self.register_buffer("window", torch.hann_window(n, device="cpu"))
 
 class ISTFTHead(nn.Module):
     "Features to audio through the inverse short-time Fourier transform."

@@ -232,7 +232,7 @@ def attend_relative(
         out.append(y.flip(2))
     return torch.cat(out, 2)
 
-# %% ../../nbs/codec/03_wavlm.ipynb #008d9081
+# %% ../../nbs/codec/03_wavlm.ipynb #22eb5bd7
 class SelfAttention(nn.Module):
     "Attention of one layer; the first layer of a WavLM holds the table of position biases for all."
     def __init__(self, dim, layer, buckets, first):
@@ -243,7 +243,7 @@ class SelfAttention(nn.Module):
         if buckets:
             self.gru_rel_pos_linear = nn.Linear(layer.width, 8)
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, layer.of, 1, 1))
-            if first: self.rel_attn_embed = nn.Embedding(buckets, layer.of)
+            if first: self.rel_attn_embed = nn.Embedding.from_pretrained(torch.zeros(buckets, layer.of))  # not drawn: on the meta device that imports half of torch
 
     def gate(self, x): # (batch, frames, dim) -> (batch, heads left, frames, 1)
         heads = list(self.layer.heads)
