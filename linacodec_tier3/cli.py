@@ -6,7 +6,7 @@
 __all__ = ['TEXT', 'CURL', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'report', 'table', 'keep', 'listen',
            'somewhere', 'run', 'curl_lines', 'serve', 'bars', 'prefetch', 'doctor', 'parser', 'main']
 
-# %% ../nbs/10_cli.ipynb #7fd153fa
+# %% ../nbs/10_cli.ipynb #2d5124ea
 import argparse, json, logging, os, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,8 @@ from .codec import weights
 from .config import ConfigError, get_config, settings_table
 from .endpoint import LocalEndpoint
 from .handler import health, voices
-from .wire import FORMATS, STREAMED_FORMATS, schema, wire_size
+from .seat import load_linacodec
+from .wire import EMBEDDING_MODES, FORMATS, STREAMED_FORMATS, TOKEN_ENCODINGS, TOKENS, schema, wire_size
 
 # %% ../nbs/10_cli.ipynb #b469e6a3
 def official_endpoint(
@@ -73,7 +74,7 @@ def progress(
                 bar.update(p["text_span"][1] - bar.n)
             yield p
 
-# %% ../nbs/10_cli.ipynb #4e88e3e7
+# %% ../nbs/10_cli.ipynb #8710ddd9
 def report(
     notes:Notes, # of a whole stream
     audio:np.ndarray, # what was heard
@@ -88,7 +89,7 @@ def report(
             "total": f"{notes.arrivals[-1]:.2f} s here, {last['timing']['total']/1000:.2f} s in the worker",
             "real-time factor": f"{last['real_time_factor']:.4f} in the worker",
             "player would starve": f"{sum(gaps):.2f} s", "bytes sent": f"{sum(map(wire_size, notes.partials)):,} in {len(notes.partials)} partials",
-            "seed": str(last["seed"])}
+            **({"tokens": f"{last['total_tokens']}, {last['total_tokens']/seconds:.1f} a second"} if last.get("total_tokens") else {}), "seed": str(last["seed"])}
 
 def table(
     rows:dict[str,str], # name -> value
@@ -113,7 +114,7 @@ def keep(
     except ImportError: files.pop()
     return files
 
-# %% ../nbs/10_cli.ipynb #3699edf3
+# %% ../nbs/10_cli.ipynb #81815098
 TEXT = ("A GPU that scales to zero costs nothing while nobody speaks to it. When somebody does, the first words should come at once, "
         "while the rest is still being made. This paragraph is spoken chunk by chunk, and each chunk is sent as soon as it is ready. "
         "What you hear was numbered, counted and checked on its way; had a piece been lost, you would have been told which.")
@@ -132,9 +133,9 @@ def listen(
     for _ in official_stream(job): pass
     [result] = job.output()
     list(notes.take([result]))
-    return notes, *batch_audio(result)
+    return notes, *batch_audio(result, codec)
 
-# %% ../nbs/10_cli.ipynb #ed11356b
+# %% ../nbs/10_cli.ipynb #cd6f1b06
 @contextmanager
 def somewhere(
     url:str|None, # of an endpoint that is up, or None for a local one of our own
@@ -148,9 +149,10 @@ def somewhere(
 def run(args) -> None: # raises `JobFailed`, `StreamError`
     "`linacodec-tier3 run`"
     if not args.verbose: logging.getLogger("linacodec_tier3").setLevel(logging.WARNING)  # the bar has the line to itself
-    given = dict(text=args.text, output_format=args.format, voice=args.voice, service=args.service, seed=args.seed, speed=args.speed, max_chars=args.max_chars)
-    with somewhere(args.url, args.api_key) as endpoint:
-        notes, audio, rate = listen(endpoint, {k: v for k, v in given.items() if v is not None})
+    keys = ("text", "voice", "service", "seed", "speed", "max_chars", "token_encoding", "embedding_mode")
+    given = {k: getattr(args, k) for k in keys if getattr(args, k) is not None} | dict(output_format=args.format)
+    codec = load_linacodec() if args.format == TOKENS else None  # tokens are decoded here, as a client would
+    with somewhere(args.url, args.api_key) as endpoint: notes, audio, rate = listen(endpoint, given, codec)
     files = keep(args.out, notes.partials, audio, rate)
     if "message" in (last := notes.partials[-1]) and last["format"] != args.format: print(last["message"], file=sys.stderr)
     rows = report(notes, audio, rate) if "manifest" in last else {"format": args.format, "audio": f"{len(audio)/rate:.2f} s", "bytes sent": f"{wire_size(last):,}"}
@@ -213,7 +215,7 @@ def doctor(args) -> int: # exit status
     print(f"\nthe codec can{'' if fit else 'not'} be used")
     return int(not fit)
 
-# %% ../nbs/10_cli.ipynb #648eb245
+# %% ../nbs/10_cli.ipynb #1e3207e9
 def parser() -> argparse.ArgumentParser: # of all commands
     "The command line."
     p = argparse.ArgumentParser(prog="linacodec-tier3", description="Speech, streamed from a RunPod worker.")
@@ -241,6 +243,7 @@ def _run_options(p):
     p.add_argument("--format", choices=FORMATS, default="pcm_24", metavar="FORMAT", help=", ".join(FORMATS))
     for name in ("voice", "service"): p.add_argument(f"--{name}")
     for name, kind in (("seed", int), ("speed", float), ("max-chars", int)): p.add_argument(f"--{name}", type=kind)
+    for name, choices in (("token-encoding", TOKEN_ENCODINGS), ("embedding-mode", EMBEDDING_MODES)): p.add_argument(f"--{name}", choices=choices, help="of linacodec_tokens")
     p.add_argument("--out", type=Path, default=Path("out"), help="folder for speech.wav, speech.png and partials.jsonl")
     p.add_argument("--verbose", action="store_true", help="show the worker's log")
     p.add_argument("--url", help="an endpoint that is up, as https://api.runpod.ai/v2/ENDPOINT_ID; default: a local one, for this once")

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ConvNeXtBlock', 'ConvNextBackbone', 'AttentiveStatsPool', 'MeanPool', 'GlobalEncoder']
 
-# %% ../../nbs/codec/06_global_encoder.ipynb #6e2261e6
+# %% ../../nbs/codec/06_global_encoder.ipynb #4f41fc5f
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import rowwise, silenced
+from .layers import Linear, rowwise, silenced
 
-# %% ../../nbs/codec/06_global_encoder.ipynb #623c1c8e
+# %% ../../nbs/codec/06_global_encoder.ipynb #f7d53b57
 class ConvNeXtBlock(nn.Module):
     "Depthwise convolution, then channels mixed frame by frame, added to the input."
     def __init__(self,
@@ -20,21 +20,21 @@ class ConvNeXtBlock(nn.Module):
     ):
         super().__init__()
         self.dwconv, self.norm = nn.Conv1d(dim, dim, 7, padding=3, groups=dim), nn.LayerNorm(dim, eps=1e-6)
-        self.pwconv1, self.pwconv2 = nn.Linear(dim, intermediate_dim), nn.Linear(intermediate_dim, dim)
+        self.pwconv1, self.pwconv2 = Linear(dim, intermediate_dim), Linear(intermediate_dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value)) if layer_scale_init_value > 0 else None
 
     def mixed(self, x):
-        y = self.pwconv2(F.gelu(self.pwconv1(self.norm(x))))
+        y = self.pwconv2(self.pwconv1(self.norm(x), "gelu"))
         return y if self.gamma is None else self.gamma * y
 
     def forward(self,
         x:torch.Tensor, # (batch, frames, dim)
-        keep:torch.Tensor|None=None, # from `attention.real`
+        keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # same shape
         "A step."
         return x + rowwise(self.mixed, self.dwconv(silenced(x, keep).mT).mT)
 
-# %% ../../nbs/codec/06_global_encoder.ipynb #23731640
+# %% ../../nbs/codec/06_global_encoder.ipynb #02d17b47
 class ConvNextBackbone(nn.Module):
     "A stack of ConvNeXt blocks between two normalisations."
     def __init__(self,
@@ -54,7 +54,7 @@ class ConvNextBackbone(nn.Module):
 
     def forward(self,
         x:torch.Tensor, # (batch, frames, input_channels)
-        keep:torch.Tensor|None=None, # from `attention.real`
+        keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, frames, output_channels or dim)
         "Frames in the context of their neighbours."
         x = self.norm(self.embed(silenced(x, keep).mT).mT)
@@ -78,7 +78,7 @@ class AttentiveStatsPool(nn.Module):
         pooled = torch.cat((mean, variance.clamp(1e-4, 1e4).sqrt()), -1)
         return self.norm(self.proj(pooled.to(self.proj.weight.dtype)))
 
-# %% ../../nbs/codec/06_global_encoder.ipynb #df19311e
+# %% ../../nbs/codec/06_global_encoder.ipynb #498d174e
 class MeanPool(nn.Sequential):
     "Plain mean over time, projected; the weights' names are those of the file."
     def __init__(self, input_channels, output_channels): super().__init__(nn.Identity(), nn.Identity(), nn.Linear(input_channels, output_channels), nn.LayerNorm(output_channels))
@@ -104,7 +104,7 @@ class GlobalEncoder(nn.Module):
 
     def forward(self,
         x:torch.Tensor, # (batch, frames, input_channels)
-        keep:torch.Tensor|None=None, # from `attention.real`
+        keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, output_channels)
         "Who speaks."
         return self.pooling(self.backbone(x, keep), keep)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['mel_filters', 'log_mel', 'interpolate', 'Norm', 'PostNet', 'decode_mel']
 
-# %% ../../nbs/codec/07_mel_decoder.ipynb #32f65a84
+# %% ../../nbs/codec/07_mel_decoder.ipynb #d462283d
 import math
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import silenced
+from .layers import silenced
 from .transformer import Transformer
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #c7088618
@@ -49,7 +49,7 @@ def interpolate(
     for o, s, n, m in zip(out, x, lengths, targets): o[:m] = F.interpolate(s[:n].T[None], size=m, mode=mode)[0].T
     return out
 
-# %% ../../nbs/codec/07_mel_decoder.ipynb #dcf01cd5
+# %% ../../nbs/codec/07_mel_decoder.ipynb #02572ba7
 class Norm(nn.Module):
     "Layer normalisation over channels, which come second."
     def __init__(self, channels): super().__init__(); self.norm = nn.LayerNorm(channels)
@@ -73,7 +73,7 @@ class PostNet(nn.Module):
 
     def forward(self,
         x:torch.Tensor, # (batch, frames, input_channels)
-        keep:torch.Tensor|None=None, # from `attention.real`
+        keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # same shape
         "The corrected spectrogram."
         y = x
@@ -82,7 +82,7 @@ class PostNet(nn.Module):
             if i < len(self.convolutions) - 1: y = y.tanh()
         return x + y
 
-# %% ../../nbs/codec/07_mel_decoder.ipynb #6a794fdb
+# %% ../../nbs/codec/07_mel_decoder.ipynb #3d494a87
 def decode_mel(
     content:torch.Tensor, # (batch, tokens, channels): the quantiser's embeddings
     voice:torch.Tensor, # (batch, 128): global embeddings
@@ -92,7 +92,7 @@ def decode_mel(
     upsample:nn.ConvTranspose1d|None, # frames a token
     decoder:Transformer, # over frames, conditioned on the voice
     postnet:PostNet, # detail
-    masks:tuple, # from `attention.real`, of tokens and of frames
+    masks:tuple, # from `layers.real`, of tokens and of frames
     mode:str="linear", # of interpolation
 ) -> torch.Tensor: # (batch, longest, mel bins), log-mel
     "Spectrograms of token sequences."

@@ -7,14 +7,14 @@ __all__ = ['CONTENT_LAYERS', 'LISTENING_RATE', 'UNUSED', 'built', 'Settings', 'E
            'mel_frames', 'Network', 'core_of', 'with_batch_statistics', 'content_ear_of', 'voice_ear_of',
            'speech_encoder', 'vocoder_of', 'load_network']
 
-# %% ../../nbs/codec/09_model.ipynb #947f8d7e
+# %% ../../nbs/codec/09_model.ipynb #f1453497
 import inspect, math
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import real
+from .layers import real
 from .fsq import FiniteScalarQuantizer
 from .global_encoder import GlobalEncoder
 from .mel_decoder import PostNet, decode_mel

@@ -7,13 +7,13 @@ __all__ = ['SEGMENT_S', 'CONTEXT_S', 'DTYPES', 'checked', 'segments', 'crossfade
            'mel_of', 'audio_in_segments', 'listed', 'by_length', 'valid_tokens', 'valid_voice', 'encoded', 'decoded',
            'Pretrained', 'LinaCodec']
 
-# %% ../../nbs/codec/11_runtime.ipynb #53d38cbc
+# %% ../../nbs/codec/11_runtime.ipynb #9db8893b
 import copy, logging
 from pathlib import Path
 from typing import Any
 import numpy as np, torch
 from torch.nn.utils.rnn import pad_sequence
-from .attention import real
+from .layers import real
 from .model import LISTENING_RATE, Network, load_network, mel_frames, padding
 from .resample import resample
 from .weights import locate

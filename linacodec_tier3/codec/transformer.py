@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['rotations', 'rotate', 'AdaLNZero', 'PlainNorm', 'Attention', 'FeedForward', 'TransformerBlock', 'Transformer']
 
-# %% ../../nbs/codec/04_transformer.ipynb #ede3974e
+# %% ../../nbs/codec/04_transformer.ipynb #27be48a2
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import attend, rowwise, tiled
+from .layers import Linear, attend, rowwise, tiled
 
 # %% ../../nbs/codec/04_transformer.ipynb #2fa726eb
 def rotations(
@@ -47,15 +47,15 @@ class PlainNorm(nn.LayerNorm):
     "Layer normalisation in the place of `AdaLNZero`."
     def forward(self, x, condition): return super().forward(x), 1.
 
-# %% ../../nbs/codec/04_transformer.ipynb #ec6abc5e
+# %% ../../nbs/codec/04_transformer.ipynb #8f89855c
 class Attention(nn.Module):
     "Queries, keys and values of one layer."
     def __init__(self, dim, heads, side, theta, qkv_bias, proj_bias, causal):
         super().__init__()
         self.width, self.side, self.theta, self.causal = dim // heads, side, theta, causal
         inner = heads * self.width
-        self.wq, self.wk, self.wv = (nn.Linear(dim, inner, bias=qkv_bias) for _ in range(3))
-        self.wo = nn.Linear(inner, dim, bias=proj_bias)
+        self.wq, self.wk, self.wv = (Linear(dim, inner, bias=qkv_bias) for _ in range(3))
+        self.wo = Linear(inner, dim, bias=proj_bias)
 
     def forward(self, x, keep, start):
         q, k, v = (w(x).unflatten(-1, (-1, self.width)) for w in (self.wq, self.wk, self.wv))
@@ -65,13 +65,13 @@ class Attention(nn.Module):
         y = attend(*(t.transpose(1, 2) for t in (q, k, v)), self.side, self.causal, keep)
         return self.wo(y.transpose(1, 2).flatten(-2))
 
-# %% ../../nbs/codec/04_transformer.ipynb #22959089
+# %% ../../nbs/codec/04_transformer.ipynb #de192099
 class FeedForward(nn.Module):
     "SwiGLU: one projection gates another."
     def __init__(self, dim, hidden):
         super().__init__()
-        self.w1, self.w2, self.w3 = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False), nn.Linear(dim, hidden, bias=False)
-    def forward(self, x): return rowwise(lambda x: self.w2(F.silu(self.w1(x)).mul_(self.w3(x))), x)
+        self.w1, self.w2, self.w3 = Linear(dim, hidden, bias=False), Linear(hidden, dim, bias=False), Linear(dim, hidden, bias=False)
+    def forward(self, x): return rowwise(lambda x: self.w2(self.w1(x, "swish") * self.w3(x)), x)
 
 # %% ../../nbs/codec/04_transformer.ipynb #ef03517f
 class TransformerBlock(nn.Module):
@@ -90,7 +90,7 @@ class TransformerBlock(nn.Module):
         whole = self.attention.side is None
         return tiled(lambda *a: self.tile(*a, condition), x, 0 if whole else self.attention.side, keep, *((x.shape[1],) if whole else ()))
 
-# %% ../../nbs/codec/04_transformer.ipynb #205342d8
+# %% ../../nbs/codec/04_transformer.ipynb #854daee1
 class Transformer(nn.Module):
     "A stack of layers with projections at both ends."
     def __init__(self,
@@ -124,14 +124,14 @@ class Transformer(nn.Module):
         block = lambda: TransformerBlock(Attention(dim, n_heads, window_size and window_size // 2, rope_theta if use_rope else None, qkv_bias, proj_bias, causal and window_size is not None),
                                          FeedForward(dim, hidden), norm)
         self.layers, self.norm = nn.ModuleList(block() for _ in range(n_layers)), norm(False)
-        self.input_proj = nn.Identity() if input_dim is None else nn.Linear(input_dim, dim)
-        self.output_proj = nn.Identity() if output_dim is None else nn.Linear(dim, output_dim)
+        self.input_proj = nn.Identity() if input_dim is None else Linear(input_dim, dim)
+        self.output_proj = nn.Identity() if output_dim is None else Linear(dim, output_dim)
         self.input_dim, self.output_dim = input_dim or dim, output_dim or dim
 
     def forward(self,
         x:torch.Tensor, # (batch, frames, input_dim)
         condition:torch.Tensor|None=None, # (batch, 1, adanorm_condition_dim)
-        keep:torch.Tensor|None=None, # from `attention.real`
+        keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, frames, output_dim)
         "Frames in their context."
         x = self.input_proj(x)

@@ -6,14 +6,14 @@
 __all__ = ['VocosBackbone', 'Snake1d', 'GroupNorm', 'ResnetBlock', 'UpSamplerBlock', 'overlap_add', 'Window', 'ISTFTHead',
            'crossover', 'Vocoder']
 
-# %% ../../nbs/codec/08_vocoder.ipynb #0bb7b21e
+# %% ../../nbs/codec/08_vocoder.ipynb #ff898e41
 import torch, torch.nn.functional as F
 from torch import nn
-from .attention import real, silenced
+from .layers import Linear, real, silenced
 from .global_encoder import ConvNeXtBlock
 from .resample import resample
 
-# %% ../../nbs/codec/08_vocoder.ipynb #da06c656
+# %% ../../nbs/codec/08_vocoder.ipynb #b3ce0220
 class VocosBackbone(nn.Module):
     "Vocos' stack of ConvNeXt blocks over a spectrogram."
     def __init__(self,
@@ -32,7 +32,7 @@ class VocosBackbone(nn.Module):
 
     def forward(self,
         mel:torch.Tensor, # (batch, frames, input_channels)
-        keep:torch.Tensor|None=None, # from `attention.real`
+        keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, frames, dim)
         "Features of each frame."
         x = self.norm(self.embed(silenced(mel, keep).mT).mT)
@@ -64,7 +64,7 @@ class GroupNorm(nn.GroupNorm):
         shift = self.bias.view(self.num_groups, -1) - mean * scale
         return torch.addcmul(shift.flatten(1)[:, None].to(x.dtype), x, scale.flatten(1)[:, None].to(x.dtype))
 
-# %% ../../nbs/codec/08_vocoder.ipynb #56c68136
+# %% ../../nbs/codec/08_vocoder.ipynb #3c985fb9
 class ResnetBlock(nn.Module):
     "Two normalised, activated convolutions, added to the input."
     def __init__(self, channels):
@@ -92,7 +92,7 @@ class UpSamplerBlock(nn.Module):
         widths = [in_channels // 2 ** i for i in range(len(kernels) + 1)]
         self.upsample_layers = nn.ModuleList(nn.ConvTranspose1d(i, o, k, u, padding=(k - u) // 2) for i, o, k, u in zip(widths, widths[1:], kernels, upsample_factors))
         self.resnet_blocks = nn.ModuleList(map(ResnetBlock, widths[1:]))
-        self.out_proj, self.final_snake = nn.Linear(widths[-1], in_channels), Snake1d(in_channels)
+        self.out_proj, self.final_snake = Linear(widths[-1], in_channels), Snake1d(in_channels)
 
     def frames(self, n): # of the input -> of the output
         for up in self.upsample_layers: n = (n - 1) * up.stride[0] - 2 * up.padding[0] + up.kernel_size[0]
@@ -101,7 +101,7 @@ class UpSamplerBlock(nn.Module):
     def forward(self,
         x:torch.Tensor, # (batch, frames, in_channels)
         lengths:list[int], # frames of each sequence
-        keep:torch.Tensor|None=None, # from `attention.real`
+        keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, more frames, the last block's channels); `finish` makes in_channels of them
         "More frames."
         for up, block in zip(self.upsample_layers, self.resnet_blocks):
@@ -126,7 +126,7 @@ def overlap_add(
     for i in range(pieces): out[i:i + n] += parts[:, i]
     return out.flatten()[:(n - 1) * hop + width]
 
-# %% ../../nbs/codec/08_vocoder.ipynb #18c92232
+# %% ../../nbs/codec/08_vocoder.ipynb #562b2b6c
 class Window(nn.Module):
     "A window, under the name that it has in the file."
     def __init__(self, n): super().__init__(); self.register_buffer("window", torch.hann_window(n, device="cpu"))
@@ -141,7 +141,7 @@ class ISTFTHead(nn.Module):
     ):
         super().__init__()
         if padding not in ("center", "same"): raise ValueError(f"padding={padding!r}: center or same")
-        self.out, self.istft = nn.Linear(dim, n_fft + 2), Window(n_fft)
+        self.out, self.istft = Linear(dim, n_fft + 2), Window(n_fft)
         self.n_fft, self.hop, self.cut = n_fft, hop_length, n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
 
     def samples(self, n): return (n - 1) * self.hop + self.n_fft - 2 * self.cut # of audio from n frames
