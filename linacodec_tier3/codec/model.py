@@ -7,7 +7,7 @@ __all__ = ['CONTENT_LAYERS', 'LISTENING_RATE', 'UNUSED', 'built', 'Settings', 'E
            'mel_frames', 'Network', 'core_of', 'with_batch_statistics', 'content_ear_of', 'voice_ear_of',
            'speech_encoder', 'vocoder_of', 'load_network']
 
-# %% ../../nbs/codec/09_model.ipynb #f1453497
+# %% ../../nbs/codec/09_model.ipynb #947f8d7e
 import inspect, math
 from dataclasses import dataclass, fields
 from functools import partial
@@ -23,7 +23,7 @@ from .transformer import Transformer
 from .vocoder import ISTFTHead, UpSamplerBlock, Vocoder, VocosBackbone
 from .wavlm import (MODELS, Architecture, SpeechEncoder, architecture, speech_encoder_state,
                                          unnormed, unused_by_speech_encoder)
-from .weights import WAVLM, Weights, WeightsError, assign
+from .weights import Weights, WeightsError, assign
 
 # %% ../../nbs/codec/09_model.ipynb #4b8e0c96
 def built(
@@ -191,7 +191,7 @@ def with_batch_statistics(
     counters = {n: torch.tensor(0) for n in module.state_dict() if n.endswith("num_batches_tracked")}
     return missing | counters | state
 
-# %% ../../nbs/codec/09_model.ipynb #ddd1b382
+# %% ../../nbs/codec/09_model.ipynb #ea3f7339
 def content_ear_of(
     w:Weights, # the folder
 ) -> SpeechEncoder: # raises `WeightsError`
@@ -210,7 +210,8 @@ def voice_ear_of(
     inside = "ssl_feature_extractor.model."
     own, _ = w.tensors("model.safetensors", lambda name: name.startswith(inside))
     if own: return speech_encoder(ear.sizes(), depths, lambda keep: ({k.removeprefix(inside): v for k, v in own.items() if keep(k.removeprefix(inside))}, {}), w.path("model.safetensors"))
-    return speech_encoder(ear.sizes(), depths, partial(w.tensors, WAVLM), w.path(WAVLM))
+    name = f"{ear.model_name}.pth"
+    return speech_encoder(ear.sizes(), depths, partial(w.tensors, name), w.path(name))
 
 # %% ../../nbs/codec/09_model.ipynb #0c6aa731
 def speech_encoder(

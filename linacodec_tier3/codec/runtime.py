@@ -33,8 +33,8 @@ def checked(
     if not x.isfinite().all(): raise ValueError("audio with samples that are not numbers")
     return x
 
-# %% ../../nbs/codec/11_runtime.ipynb #7d8434ff
-SEGMENT_S, CONTEXT_S = 300., 4.  # seconds of result in a segment, and of context on each side of it
+# %% ../../nbs/codec/11_runtime.ipynb #e40c6afe
+SEGMENT_S, CONTEXT_S = 120., 4.  # seconds of result in a segment, and of context on each side of it
 
 def segments(
     n:int, # tokens or frames of the whole

@@ -192,7 +192,7 @@ def bucket(
     far = exact + (torch.log(d.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)).long()
     return torch.where(d < exact, d, far.clamp(max=half - 1)) + (distance > 0) * half
 
-# %% ../../nbs/codec/03_wavlm.ipynb #578f00fa
+# %% ../../nbs/codec/03_wavlm.ipynb #75d1168f
 SPAN = 3000  # frames, 60 s, that a query sees
 QUERIES = 256  # frames in a tile
 
@@ -214,7 +214,7 @@ def attend_relative(
         mask = None if keep is None else torch.where(keep[:, None, None, lo:hi], 0., -1e4).to(q.dtype)
         if bias is not None:
             rows = bias[:, n - b + lo:n - 1 - a + hi].unfold(1, hi - lo, 1)  # row i: what query b-1-i adds to keys lo…hi-1
-            gated = gate[:, :, a:b].flip(2) * rows
+            gated = torch.mul(gate[:, :, a:b].flip(2), rows, out=q.new_empty(*q.shape[:2], b - a, hi - lo))  # a view's strides would make odd ones
             mask = gated if mask is None else gated + mask
         y = attention(q[:, :, a:b].flip(2), k[:, :, lo:hi], v[:, :, lo:hi], mask)
         out.append(y.flip(2))
