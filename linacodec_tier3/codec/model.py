@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CONTENT_LAYERS', 'LISTENING_RATE', 'UNUSED', 'built', 'Settings', 'Ear', 'Core', 'standardised', 'padding',
            'mel_frames', 'Network', 'core_of', 'with_batch_statistics', 'content_ear_of', 'voice_ear_of',
-           'speech_encoder', 'vocoder_of', 'load_network']
+           'speech_encoder', 'vocoder_from', 'vocoder_of', 'load_network']
 
-# %% ../../nbs/codec/09_model.ipynb #947f8d7e
+# %% ../../nbs/codec/09_model.ipynb #e56fe93b
 import inspect, math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 import torch, torch.nn.functional as F
@@ -213,7 +213,7 @@ def voice_ear_of(
     name = f"{ear.model_name}.pth"
     return speech_encoder(ear.sizes(), depths, partial(w.tensors, name), w.path(name))
 
-# %% ../../nbs/codec/09_model.ipynb #0c6aa731
+# %% ../../nbs/codec/09_model.ipynb #fb7d8279
 def speech_encoder(
     arch:Architecture, # sizes
     depths:list[int], # layers whose mean is wanted
@@ -227,13 +227,18 @@ def speech_encoder(
     assign(encoder, speech_encoder_state(state, arch), path, unused)
     return encoder
 
+def vocoder_from(
+    config:dict, # vocoder/config.yaml
+) -> Vocoder: # without weights; raises `ValueError`
+    "The vocoder that a configuration describes."
+    kinds = dict(backbone=VocosBackbone, head=ISTFTHead, upsampler=UpSamplerBlock, head_48k=ISTFTHead)
+    return Vocoder(**{name: built(cls, config.get(name), f"vocoder/config.yaml, {name}") for name, cls in kinds.items()})
+
 def vocoder_of(
     w:Weights, # the folder
 ) -> Vocoder: # raises `WeightsError`
     "What the vocoder's configuration and weights describe."
-    config = w.yaml("vocoder/config.yaml")
-    kinds = dict(backbone=VocosBackbone, head=ISTFTHead, upsampler=UpSamplerBlock, head_48k=ISTFTHead)
-    with torch.device("meta"): vocoder = Vocoder(**{name: built(cls, config.get(name), f"vocoder/config.yaml, {name}") for name, cls in kinds.items()})
+    with torch.device("meta"): vocoder = vocoder_from(w.yaml("vocoder/config.yaml"))
     state, _ = w.tensors("vocoder/pytorch_model.bin", lambda name: not name.startswith("feature_extractor."))
     assign(vocoder, unnormed(state), w.path("vocoder/pytorch_model.bin"), ("feature_extractor.",))
     return vocoder

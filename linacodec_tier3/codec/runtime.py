@@ -7,8 +7,8 @@ __all__ = ['SEGMENT_S', 'CONTEXT_S', 'DTYPES', 'checked', 'segments', 'crossfade
            'mel_of', 'audio_in_segments', 'listed', 'by_length', 'valid_tokens', 'valid_voice', 'encoded', 'decoded',
            'Pretrained', 'LinaCodec']
 
-# %% ../../nbs/codec/11_runtime.ipynb #9db8893b
-import copy, logging
+# %% ../../nbs/codec/11_runtime.ipynb #49451e62
+import copy
 from pathlib import Path
 from typing import Any
 import numpy as np, torch
@@ -133,8 +133,7 @@ def audio_in_segments(
         parts.append(audio[0 if first else kept.start * hop - fade:None if last else kept.stop * hop])
     return crossfaded(parts, fade)
 
-# %% ../../nbs/codec/11_runtime.ipynb #a95571e5
-_log = logging.getLogger(__name__)
+# %% ../../nbs/codec/11_runtime.ipynb #0112394c
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
 def listed(

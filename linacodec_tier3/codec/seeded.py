@@ -6,15 +6,14 @@
 __all__ = ['STRIDES', 'ROPE', 'PUBLISHED', 'TINY', 'SPECS', 'POSITIONS', 'Spec', 'part', 'changed', 'transformer', 'pruned_wavlm',
            'vocos', 'drawn', 'weights_like', 'normed', 'as_torchaudio', 'tensors_of', 'write_seeded']
 
-# %% ../../nbs/codec/10_seeded.ipynb #851c879c
+# %% ../../nbs/codec/10_seeded.ipynb #91709341
 import math
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from .model import Core, Settings, built
-from .vocoder import ISTFTHead, UpSamplerBlock, Vocoder, VocosBackbone
-from .wavlm import MODELS, SpeechEncoder, architecture
+from .model import Core, Settings, built, vocoder_from
+from .wavlm import CONVS, MODELS, SpeechEncoder, architecture
 from .weights import WAVLM
 
 # %% ../../nbs/codec/10_seeded.ipynb #17647e36
@@ -51,8 +50,8 @@ def changed(
         else: at[last] = value
     return new
 
-# %% ../../nbs/codec/10_seeded.ipynb #14757a8e
-STRIDES = ((10, 5), *[(3, 2)] * 4, *[(2, 2)] * 2)
+# %% ../../nbs/codec/10_seeded.ipynb #e53fc65d
+STRIDES = tuple((kernel, stride) for _, kernel, stride in CONVS)
 ROPE = dict(use_rope=True, rope_theta=10_000., max_seq_len=512, use_flash_attention=True)
 
 def transformer(**arguments): return part("module.transformer.Transformer", **arguments)
@@ -189,7 +188,7 @@ def as_torchaudio(
         state[f"{stem}attention.out_proj.{kind}"] = state.pop(f"{stem}out_proj.{kind}")
     return state
 
-# %% ../../nbs/codec/10_seeded.ipynb #c5d258a5
+# %% ../../nbs/codec/10_seeded.ipynb #cb77ea21
 def tensors_of(
     spec:Spec, # what to draw for
     seed:int, # of all numbers
@@ -199,7 +198,7 @@ def tensors_of(
     encoder = lambda a: SpeechEncoder(a, [len(a.layers)])
     with torch.device("meta"):
         core = Core(built(Settings, parts["config"], "config"), parts)
-        vocoder = Vocoder(*(built(c, spec.vocoder[n], n) for c, n in ((VocosBackbone, "backbone"), (ISTFTHead, "head"), (UpSamplerBlock, "upsampler"), (ISTFTHead, "head_48k"))))
+        vocoder = vocoder_from(spec.vocoder)
         content, voice = encoder(architecture(spec.wavlm)), encoder(architecture(spec.ear))
     state = weights_like(vocoder, rng)
     for i in range(len(vocoder.upsampler.upsample_layers)):

@@ -64,7 +64,7 @@ class GroupNorm(nn.GroupNorm):
         shift = self.bias.view(self.num_groups, -1) - mean * scale
         return torch.addcmul(shift.flatten(1)[:, None].to(x.dtype), x, scale.flatten(1)[:, None].to(x.dtype))
 
-# %% ../../nbs/codec/08_vocoder.ipynb #3c985fb9
+# %% ../../nbs/codec/08_vocoder.ipynb #56c68136
 class ResnetBlock(nn.Module):
     "Two normalised, activated convolutions, added to the input."
     def __init__(self, channels):
@@ -78,6 +78,8 @@ class ResnetBlock(nn.Module):
         for norm, snake, conv in ((self.norm1, self.snake1, self.conv1), (self.norm2, self.snake2, self.conv2)):
             y = conv(silenced(snake(norm(y, keep)), keep).mT).mT
         return x + y
+
+def _frames_after(up, n): return (n - 1) * up.stride[0] - 2 * up.padding[0] + up.kernel_size[0]
 
 class UpSamplerBlock(nn.Module):
     "Transposed convolutions, each with a residual block, that halve the channels."
@@ -95,7 +97,7 @@ class UpSamplerBlock(nn.Module):
         self.out_proj, self.final_snake = Linear(widths[-1], in_channels), Snake1d(in_channels)
 
     def frames(self, n): # of the input -> of the output
-        for up in self.upsample_layers: n = (n - 1) * up.stride[0] - 2 * up.padding[0] + up.kernel_size[0]
+        for up in self.upsample_layers: n = _frames_after(up, n)
         return n
 
     def forward(self,
@@ -106,7 +108,7 @@ class UpSamplerBlock(nn.Module):
         "More frames."
         for up, block in zip(self.upsample_layers, self.resnet_blocks):
             x = up(silenced(x, keep).mT).mT
-            lengths = [(n - 1) * up.stride[0] - 2 * up.padding[0] + up.kernel_size[0] for n in lengths]
+            lengths = [_frames_after(up, n) for n in lengths]
             keep = real(lengths, x.device)
             x = block(x, keep)
         return x
