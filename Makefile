@@ -5,6 +5,7 @@ OUT ?= out
 BIN := .venv/bin
 READY := .venv/.ready
 SLOW := .venv/.ready-slow
+TRAIN := .venv/.ready-train
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
 NBS = $(shell find nbs -name '*.ipynb' -not -path '*/[._]*' | sort)
 
@@ -17,7 +18,7 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test slow docs readme outputs lint lock clean
+.PHONY: help run serve test slow nano docs readme outputs lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ test: $(READY) ## every notebook's tests and tests/
 
 slow: $(SLOW) ## the same, with what is flagged slow
 	@$(BIN)/python -m pytest tests --slow
+
+nano: $(TRAIN) ## train the small codec from nothing into OUT=out (a night on two cores); run again, it goes on
+	@$(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
 
 docs: $(READY) ## the site, into _docs/; needs Quarto on PATH
 	@command -v quarto >/dev/null || { echo "make docs: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
@@ -57,7 +61,7 @@ $(READY): requirements.lock settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: PYTHON=$(PYTHON) is no Python 3.11 or newer" >&2; exit 1; }
 	@echo "Setting up .venv with $$($(PYTHON) --version): a few minutes the first time, torch being large"
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
-	@rm -f $@ $(SLOW)
+	@rm -f $@ $(SLOW) $(TRAIN)
 	@$(PIP) pip setuptools wheel
 	@$(PIP) --no-build-isolation -e ".[dev]"
 	@touch $@
@@ -67,11 +71,16 @@ $(SLOW): $(READY)
 	@$(PIP) --no-build-isolation -e ".[slow]"
 	@touch $@
 
+$(TRAIN): $(READY)
+	@echo "Adding the voices to train on"
+	@$(PIP) --no-build-isolation -e ".[train]"
+	@touch $@
+
 # torch comes first and alone: its version is the one there is a build of everywhere.
 lock: ## resolve settings.ini anew into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install -q --upgrade pip setuptools wheel
-	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 -e ".[dev,slow]"
+	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 -e ".[dev,slow,train]"
 	build/lock/bin/pip check
 	{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all --exclude-editable \
 		| grep -Ev '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/requirements.lock

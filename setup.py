@@ -8,7 +8,7 @@ here = Path(__file__).parent
 cfg = ConfigParser()
 cfg.read(here / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("notebook", "dev", "slow")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("notebook", "dev", "slow", "train")}
 extras["dev"] += extras["notebook"]
 
 setup(
@@ -24,7 +24,7 @@ setup(
     keywords=cfg["keywords"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[f"{cfg['lib_name']}*"]),
-    include_package_data=True,
+    package_data={f"{cfg['lib_name']}.codec": ["linacodec-nano/**"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split(), "linacodec_tier3.engines": cfg["engines"].split()},

@@ -6,13 +6,14 @@
 __all__ = ['FINAL', 'StreamError', 'MissingPartials', 'in_order', 'Piece', 'pieces', 'joined', 'batch_audio', 'JobFailed',
            'session', 'Client', 'poll', 'stream', 'speak', 'batch', 'output']
 
-# %% ../nbs/09_client.ipynb #4b739994
+# %% ../nbs/09_client.ipynb #42b060f5
 import time
 from dataclasses import dataclass
 from typing import Any, Iterable, Iterator
 import numpy as np, requests
 from requests.adapters import HTTPAdapter, Retry
 from .audio import FILES, PCM, decode_file, from_base64, from_pcm
+from .codec.weights import NANO
 from .wire import TOKENS, Numbering, payload, unpack_tokens
 
 # %% ../nbs/09_client.ipynb #b45c64f7
@@ -49,7 +50,7 @@ def in_order(
     if wrong: raise StreamError(f"what arrived is not what was sent: {', '.join(wrong)}; ask again with the same `seed`")
     yield last
 
-# %% ../nbs/09_client.ipynb #473458c6
+# %% ../nbs/09_client.ipynb #09d2787a
 @dataclass(frozen=True)
 class Piece:
     "A stretch of audio and the partial that it came in."
@@ -75,6 +76,9 @@ def pieces(
 def _decoded(message, voice, codec):
     if codec is None: raise StreamError("tokens need a codec to become audio: pass one, or ask for pcm_24")
     if voice is None: raise StreamError("tokens came without the voice's embedding: the first partial of the stream carries it")
+    made, here = message.get("codec") or {}, dict(name=getattr(codec, "name", None), revision=getattr(codec, "revision", None))
+    if NANO in (made.get("name"), here["name"]) and made != here:  # published weights have many names, this one has one
+        raise StreamError(f"tokens of {made.get('name')} at {made.get('revision')} are noise to {here['name']} at {here['revision']}: decode with the codec that made them; CODEC and LINACODEC_WEIGHTS choose it on both sides")
     return codec.decode(unpack_tokens(message), np.array(voice, np.float32))
 
 # %% ../nbs/09_client.ipynb #9735fb20

@@ -71,7 +71,7 @@ def cache_folder(
     "Where a library should keep its downloads."
     return lambda volume: (volume or Path.home()) / ".cache" / name
 
-# %% ../nbs/00_config.ipynb #1a371b61
+# %% ../nbs/00_config.ipynb #b4faeba2
 @dataclass(frozen=True)
 class Config:
     "Every setting of the worker; made by `read_config`."
@@ -86,6 +86,7 @@ class Config:
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
     shutdown_grace_s:float = setting(8., number(0, 3600, float), "seconds that a running job has to finish after SIGTERM")
     log_level:str = setting("info", one_of("debug", "info", "warn", "error"), "least level of log lines written")
+    codec:str = setting("auto", one_of("auto", "published", "nano", "none"), "whose weights the codec has: `published` ones only, the small `nano` ones of this package only, `none` at all; `auto` takes the published ones where they are or can be fetched, else nano; where another LINACODEC_WEIGHTS, LINACODEC_REVISION or LINACODEC_BACKEND is set, it takes these and nothing else")
     linacodec_weights:str = setting("YatharthS/LinaCodec", str, "the codec's weights: a hub repository, or a folder in its layout")
     linacodec_revision:str = setting("main", str, "commit, tag or branch of that repository; a branch stays at the commit that it had when the volume was filled")
     linacodec_backend:str = setting("native", one_of("native", "upstream"), "whose code runs the codec: this package's, or the `linacodec` package where that is installed")

@@ -21,7 +21,7 @@ def bounded(
     offset = torch.where(levels % 2 == 0, .5, 0.)
     return (z + (offset / half).tan()).tanh() * half - offset
 
-# %% ../../nbs/codec/05_fsq.ipynb #6be5c2d8
+# %% ../../nbs/codec/05_fsq.ipynb #8d8a7ccf
 class FiniteScalarQuantizer(nn.Module):
     "Frames to tokens, and tokens to embeddings."
     def __init__(self,
@@ -53,5 +53,15 @@ class FiniteScalarQuantizer(nn.Module):
         levels, value = self._digits(tokens.device)
         half = levels // 2
         code = (tokens[..., None] // value % levels - half) / half
+        weight = getattr(self.proj_out, "weight", None)
+        return self.proj_out(code if weight is None else code.to(weight.dtype))
+
+    def through(self,
+        x:torch.Tensor, # (…, input_dim)
+    ) -> torch.Tensor: # (…, output_dim): what `decode` makes of `encode`, but with a gradient
+        "The way of training: rounded on the way forward, as if it had not been on the way back."
+        levels, _ = self._digits(x.device)
+        z = bounded(self.proj_in(x).float(), levels)
+        code = (z + (z.round() - z).detach()) / (levels // 2)
         weight = getattr(self.proj_out, "weight", None)
         return self.proj_out(code if weight is None else code.to(weight.dtype))

@@ -37,7 +37,7 @@ def log_mel(
     spectrum = torch.stft(audio, n_fft, hop, window=window, center=True, pad_mode="reflect", return_complex=True).abs()
     return (spectrum.mT @ mel_filters(bins, n_fft, rate).to(spectrum)).mT.clamp(min=1e-7).log()
 
-# %% ../../nbs/codec/07_mel_decoder.ipynb #d144cf74
+# %% ../../nbs/codec/07_mel_decoder.ipynb #168d0d8a
 def interpolate(
     x:torch.Tensor, # (batch, frames, channels)
     lengths:list[int], # frames of each sequence
@@ -46,7 +46,7 @@ def interpolate(
 ) -> torch.Tensor: # (batch, longest target, channels), zeros after each end
     "Each sequence stretched to its target."
     out = x.new_zeros(len(x), max(targets), x.shape[2])
-    for o, s, n, m in zip(out, x, lengths, targets): o[:m] = F.interpolate(s[:n].T[None], size=m, mode=mode)[0].T
+    for i, (s, n, m) in enumerate(zip(x, lengths, targets)): out[i, :m] = F.interpolate(s[:n].T[None], size=m, mode=mode)[0].T
     return out
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #02572ba7
@@ -82,21 +82,18 @@ class PostNet(nn.Module):
             if i < len(self.convolutions) - 1: y = y.tanh()
         return x + y
 
-# %% ../../nbs/codec/07_mel_decoder.ipynb #3d494a87
+# %% ../../nbs/codec/07_mel_decoder.ipynb #6a45dee4
 def decode_mel(
-    content:torch.Tensor, # (batch, tokens, channels): the quantiser's embeddings
+    x:torch.Tensor, # (batch, tokens, channels): what the prenet makes of the quantiser's embeddings
     voice:torch.Tensor, # (batch, 128): global embeddings
     counts:list[int], # tokens of each sequence
     frames:list[int], # spectrogram frames wanted of each
-    prenet:Transformer, # over tokens
     upsample:nn.ConvTranspose1d|None, # frames a token
     decoder:Transformer, # over frames, conditioned on the voice
     postnet:PostNet, # detail
-    masks:tuple, # from `layers.real`, of tokens and of frames
+    keep:torch.Tensor|None, # from `layers.real`, of frames
     mode:str="linear", # of interpolation
 ) -> torch.Tensor: # (batch, longest, mel bins), log-mel
     "Spectrograms of token sequences."
-    x = prenet(content, keep=masks[0])
     if upsample is not None: x, counts = upsample(x.mT).mT, [n * upsample.stride[0] for n in counts]
-    x = decoder(interpolate(x, counts, frames, mode), voice[:, None], masks[1])
-    return postnet(x, masks[1])
+    return postnet(decoder(interpolate(x, counts, frames, mode), voice[:, None], keep), keep)

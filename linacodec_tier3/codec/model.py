@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONTENT_LAYERS', 'LISTENING_RATE', 'UNUSED', 'built', 'Settings', 'Ear', 'Core', 'standardised', 'padding',
-           'mel_frames', 'Network', 'core_of', 'with_batch_statistics', 'content_ear_of', 'voice_ear_of',
-           'speech_encoder', 'vocoder_from', 'vocoder_of', 'load_network']
+           'mel_frames', 'MelFrames', 'MelEar', 'Network', 'core_of', 'with_batch_statistics', 'content_ear_of',
+           'ears_of', 'voice_ear_of', 'speech_encoder', 'vocoder_from', 'vocoder_of', 'load_network']
 
-# %% ../../nbs/codec/09_model.ipynb #e56fe93b
+# %% ../../nbs/codec/09_model.ipynb #e81430a9
 import inspect, math
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from torch import nn
 from .layers import real
 from .fsq import FiniteScalarQuantizer
 from .global_encoder import GlobalEncoder
-from .mel_decoder import PostNet, decode_mel
+from .mel_decoder import PostNet, decode_mel, mel_filters
 from .resample import resample
 from .transformer import Transformer
 from .vocoder import ISTFTHead, UpSamplerBlock, Vocoder, VocosBackbone
@@ -63,21 +63,21 @@ class Settings:
 CONTENT_LAYERS = (6, 9)  # of the distilled WavLM, counted with what enters its first layer as 1
 LISTENING_RATE = 16_000  # Hz that the speech encoders hear
 
-# %% ../../nbs/codec/09_model.ipynb #5a9d73a3
+# %% ../../nbs/codec/09_model.ipynb #a48dbfc3
 @dataclass(frozen=True)
 class Ear:
-    "Which speech encoder hears the voice."
-    model_name:str = "wavlm_base_plus" # a key of `wavlm.MODELS`
+    "Which speech encoder hears the voice; `log_mel` hears the words too."
+    model_name:str = "wavlm_base_plus" # a key of `wavlm.MODELS`, or "log_mel"
     output_layer:int|None = None # training only
     sample_rate:int = 16_000 # Hz of what it is given
-    architecture:dict|None = None # instead of the named model's sizes: arguments as in `wavlm.MODELS`; a key of this package
+    architecture:dict|None = None # instead of the named model's sizes: arguments as in `wavlm.MODELS` or of `MelFrames`; a key of this package
 
     def sizes(self) -> Architecture: # raises `ValueError`
         "The encoder's sizes."
-        if self.architecture is None and self.model_name not in MODELS: raise ValueError(f"model_name={self.model_name!r}: one of {', '.join(MODELS)}")
+        if self.architecture is None and self.model_name not in MODELS: raise ValueError(f"model_name={self.model_name!r}: one of {', '.join(MODELS)}, log_mel")
         return architecture(self.architecture or MODELS[self.model_name])
 
-# %% ../../nbs/codec/09_model.ipynb #644688fb
+# %% ../../nbs/codec/09_model.ipynb #bf653cda
 class Core(nn.Module):
     "Everything between speech features, tokens and spectrogram."
     def __init__(self,
@@ -93,17 +93,24 @@ class Core(nn.Module):
         self.conv_downsample = nn.Conv1d(width, width, n, n) if n > 1 and s.use_conv_downsample else None
         self.mel_conv_upsample = nn.ConvTranspose1d(self.mel_prenet.output_dim, self.mel_prenet.output_dim, up, up) if up > 1 else None
 
-    def tokens(self,
+    def latents(self,
         features:torch.Tensor, # (batch, frames, channels) of the content encoder
         counts:list[int], # frames of each
-    ) -> list[torch.Tensor]: # of each its tokens, int64
-        "What is said."
+    ) -> torch.Tensor: # (batch, tokens, channels), for the quantiser
+        "What is said, before it is rounded."
         keep, s = real(counts, features.device), self.settings
         if s.normalize_ssl_features: features = standardised(features, counts)
         x = self.local_encoder(features.to(self.dtype), keep=keep).mT
         if self.conv_downsample: x = self.conv_downsample(x)
         elif s.downsample_factor > 1: x = F.avg_pool1d(x, s.downsample_factor)
-        return [t[:n // s.downsample_factor] for t, n in zip(self.local_quantizer.encode(x.mT), counts)]
+        return x.mT
+
+    def tokens(self,
+        features:torch.Tensor, # (batch, frames, channels) of the content encoder
+        counts:list[int], # frames of each
+    ) -> list[torch.Tensor]: # of each its tokens, int64
+        "What is said."
+        return [t[:n // self.settings.downsample_factor] for t, n in zip(self.local_quantizer.encode(self.latents(features, counts)), counts)]
 
     @property
     def dtype(self): return next(self.local_encoder.parameters()).dtype
@@ -116,9 +123,11 @@ class Core(nn.Module):
         "Spectrograms of what is said, in the voices given."
         counts = [len(t) for t in tokens]
         content = self.local_quantizer.decode(nn.utils.rnn.pad_sequence(tokens, batch_first=True))
-        masks = real(counts, content.device), real(frames, content.device)
-        return decode_mel(content, voices.to(content.dtype), counts, frames, self.mel_prenet, self.mel_conv_upsample, self.mel_decoder, self.mel_postnet,
-                          masks, self.settings.mel_interpolation_mode)
+        return self.spectrogram(self.mel_prenet(content, keep=real(counts, content.device)), voices.to(content.dtype), counts, frames)
+
+    def spectrogram(self, content, voices, counts, frames): # what the prenet gives (batch, tokens, channels), and the rest as in `decode_mel`
+        return decode_mel(content, voices, counts, frames, self.mel_conv_upsample, self.mel_decoder, self.mel_postnet,
+                          real(frames, content.device), self.settings.mel_interpolation_mode)
 
 # %% ../../nbs/codec/09_model.ipynb #c9e329d4
 def standardised(
@@ -152,6 +161,37 @@ def mel_frames(
     n = math.ceil(arch.samples(tokens * s.downsample_factor) / LISTENING_RATE * s.sample_rate)
     if s.padding == "center": return n // s.hop_length + 1
     return n // s.hop_length if s.padding == "same" else (n - s.n_fft) // s.hop_length + 1
+
+# %% ../../nbs/codec/09_model.ipynb #16f2a44a
+@dataclass(frozen=True)
+class MelFrames:
+    "Where the frames of a `MelEar` lie, and what is in one."
+    bins:int = 80 # mel bins
+    n_fft:int = 640 # samples of a transform at 16 kHz, centred on the frame
+    hop:int = 320 # samples between frames
+    width:int = 400 # samples that a frame stands for
+
+    def frames(self, n): return (n - self.width) // self.hop + 1 # of n samples
+    def samples(self, frames): return (frames - 1) * self.hop + self.width # that frames take
+
+class MelEar(nn.Module):
+    "A log-mel spectrogram in the place of a speech encoder."
+    def __init__(self,
+        arch:MelFrames=MelFrames(), # its frames
+    ):
+        super().__init__()
+        self.arch = arch
+        self.register_buffer("window", torch.hann_window(arch.n_fft, device="cpu"), persistent=False)
+        self.register_buffer("filters", mel_filters(arch.bins, arch.n_fft, LISTENING_RATE), persistent=False)
+
+    def forward(self,
+        waves:torch.Tensor, # (batch, samples) at 16 kHz
+        *_, # lengths and mask, which say nothing to it: each frame hears itself alone
+    ) -> torch.Tensor: # (batch, frames, bins)
+        "Frames."
+        around = (self.arch.n_fft - self.arch.width) // 2
+        spectrum = torch.stft(F.pad(waves, (around, around)), self.arch.n_fft, self.arch.hop, window=self.window, center=False, return_complex=True).abs()
+        return (spectrum.mT @ self.filters).clamp(min=1e-5).log()
 
 # %% ../../nbs/codec/09_model.ipynb #e6ca55d4
 UNUSED = ("feature_decoder.", "conv_upsample.", "ssl_feature_extractor.", "wavlm_model.")  # of model.safetensors
@@ -191,7 +231,7 @@ def with_batch_statistics(
     counters = {n: torch.tensor(0) for n in module.state_dict() if n.endswith("num_batches_tracked")}
     return missing | counters | state
 
-# %% ../../nbs/codec/09_model.ipynb #ea3f7339
+# %% ../../nbs/codec/09_model.ipynb #ddd1b382
 def content_ear_of(
     w:Weights, # the folder
 ) -> SpeechEncoder: # raises `WeightsError`
@@ -200,6 +240,15 @@ def content_ear_of(
     try: arch = architecture(arguments)
     except (KeyError, ValueError) as e: raise WeightsError(f"{w.path('wavlm_encoder.pth')}: its 'config' does not describe a speech encoder ({e})") from None
     return speech_encoder(arch, [n - 1 for n in CONTENT_LAYERS], partial(w.tensors, "wavlm_encoder.pth"), w.path("wavlm_encoder.pth"))
+
+def ears_of(
+    w:Weights, # the folder
+    ear:Ear, # what its configuration names
+    depths:tuple, # layers that describe a speaker
+) -> tuple[nn.Module, nn.Module]: # raises `WeightsError`, `ValueError`
+    "What hears the words and what hears the voice."
+    if ear.model_name != "log_mel": return content_ear_of(w), voice_ear_of(w, ear, depths)
+    return (MelEar(built(MelFrames, ear.architecture or {}, "config.yaml, architecture")),) * 2
 
 def voice_ear_of(
     w:Weights, # the folder
@@ -213,7 +262,7 @@ def voice_ear_of(
     name = f"{ear.model_name}.pth"
     return speech_encoder(ear.sizes(), depths, partial(w.tensors, name), w.path(name))
 
-# %% ../../nbs/codec/09_model.ipynb #fb7d8279
+# %% ../../nbs/codec/09_model.ipynb #0c6aa731
 def speech_encoder(
     arch:Architecture, # sizes
     depths:list[int], # layers whose mean is wanted
@@ -239,11 +288,12 @@ def vocoder_of(
 ) -> Vocoder: # raises `WeightsError`
     "What the vocoder's configuration and weights describe."
     with torch.device("meta"): vocoder = vocoder_from(w.yaml("vocoder/config.yaml"))
-    state, _ = w.tensors("vocoder/pytorch_model.bin", lambda name: not name.startswith("feature_extractor."))
-    assign(vocoder, unnormed(state), w.path("vocoder/pytorch_model.bin"), ("feature_extractor.",))
+    name = w.vocoder
+    state, _ = w.tensors(name, lambda name: not name.startswith("feature_extractor."))
+    assign(vocoder, unnormed(state), w.path(name), ("feature_extractor.",))
     return vocoder
 
-# %% ../../nbs/codec/09_model.ipynb #fd78fc7c
+# %% ../../nbs/codec/09_model.ipynb #c72b7c19
 def load_network(
     w:Weights, # the folder, from `weights.locate`
     device:str="cpu", # where it will run
@@ -252,10 +302,11 @@ def load_network(
     "The network in a folder."
     try:
         core, ear = core_of(w)
-        network = Network(core, content_ear_of(w), voice_ear_of(w, ear, tuple(core.settings.global_ssl_layers)), ear.sample_rate, vocoder_of(w))
+        network = Network(core, *ears_of(w, ear, tuple(core.settings.global_ssl_layers)), ear.sample_rate, vocoder_of(w))
     except ValueError as e: raise WeightsError(f"{w.folder}: {e}") from None
     network = network.eval().requires_grad_(False).to(device=device, dtype=dtype)
     for head in (network.vocoder.head, network.vocoder.head_48k): head.float()  # phases need every bit
-    if device == "cpu":
-        for ear in (network.content_ear, network.voice_ear): ear.encoder.transformer.pos_conv_embed.prepare()
+    for ear in (network.content_ear, network.voice_ear):
+        if isinstance(ear, MelEar): ear.float()  # so do spectra
+        elif device == "cpu": ear.encoder.transformer.pos_conv_embed.prepare()
     return network
