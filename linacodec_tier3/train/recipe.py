@@ -150,7 +150,7 @@ def sound_loss(
     mel, stft = mel_loss(made_24, true_24), stft_loss(made, true)
     return 4 * mel + 2 * stft, dict(mel=mel, stft=stft), made_24, true_24
 
-# %% ../../nbs/train/03_recipe.ipynb #5c67de93
+# %% ../../nbs/train/03_recipe.ipynb #3698a993
 @dataclass(frozen=True)
 class Stage:
     "Some steps of one kind."
@@ -168,7 +168,7 @@ class Recipe:
     pieces_s:float # seconds that the vocoder is shown at once, from whole utterances
     piece_frames:int # of a piece
     spelling:float=.2 # weight of the second task of the first stage
-    warm_up:int=200 # steps until the rate is at its highest
+    warm_up:int=300 # steps until the rate is at its highest
     seed:int=0 # of weights and order
 
     def at(self, step): # -> stage, steps into it; None when all are done
@@ -182,10 +182,10 @@ class Recipe:
     @property
     def steps(self): return sum(s.steps for s in self.stages)
 
-# %% ../../nbs/train/03_recipe.ipynb #7cc191bd
+# %% ../../nbs/train/03_recipe.ipynb #0f7df3ec
 NIGHT = Recipe(
     hours=dict(hibari=6, joe=2) | dict.fromkeys(TRAINED[2:], 1/6), batch_s=30, pieces_s=12, piece_frames=94,
-    stages=(Stage("core", 6_000, 1e-3), Stage("vocoder", 6_000, 5e-4, adversarial_from=.7), Stage("together", 5_000, 3e-4, adversarial_from=0.)))
+    stages=(Stage("core", 6_000, 1.5e-3), Stage("vocoder", 6_000, 5e-4, adversarial_from=.7), Stage("together", 5_000, 3e-4, adversarial_from=0.)))
 
 # %% ../../nbs/train/03_recipe.ipynb #4ce6e609
 class Training:
