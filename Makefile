@@ -68,7 +68,7 @@ $(READY): requirements.lock settings.ini setup.py
 
 $(SLOW): $(READY)
 	@echo "Adding what the slow checks need"
-	@$(PIP) --no-build-isolation -e ".[slow]"
+	@$(PIP) --no-build-isolation -e ".[slow,train]"
 	@touch $@
 
 $(TRAIN): $(READY)

