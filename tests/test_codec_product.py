@@ -132,7 +132,7 @@ def test_every_chunk_is_an_event_with_the_monitoring_fields(product):
 def test_health_names_the_codec_that_is_loaded(product):
     [about] = answered(product.endpoint, action="health").output
     assert about["health"]["linacodec"] and about["health"]["output_formats"] == list(wire.FORMATS)
-    assert about["health"]["codec"] == dict(backend="native", dtype="float32", state="loaded", name=product.codec.name, revision=product.codec.revision, device="cpu")
+    assert about["health"]["codec"] == dict(codec="auto", backend="native", dtype="float32", state="loaded", name=product.codec.name, revision=product.codec.revision, device="cpu")
 
 
 def refused(endpoint, times=1): # the one error that `times` requests for tokens end with, of which none costs speech
