@@ -112,7 +112,7 @@ def answers(
     asking.start(); asking.join(within_s)
     return found.is_set()
 
-# %% ../nbs/04_seat.ipynb #b10fb911
+# %% ../nbs/04_seat.ipynb #9e70be98
 CHOICES = ("linacodec_weights", "linacodec_revision", "linacodec_backend")  # settings that name a codec
 
 def named(
@@ -125,28 +125,33 @@ def chosen(
     cfg:Config, # settings
 ) -> str: # "published", "nano" or "none"
     "Whose weights are meant; may ask the hub, within `PATIENCE_S`, the first time."
-    return "published" if cfg.codec == "auto" and named(cfg) else _found(cfg) if cfg.codec == "auto" else cfg.codec
+    if cfg.codec != "auto": return cfg.codec
+    return _found(cfg) if _may_fall_back(cfg) else "published"
+
+def _may_fall_back(cfg): # whether nano may take the place of the published weights
+    from linacodec_tier3.codec.weights import bundled
+    return cfg.codec == "auto" and not named(cfg) and bundled().is_dir()
 
 @cache
 def _found(cfg):
     from huggingface_hub import constants, hf_hub_url
-    from linacodec_tier3.codec.weights import NANO, bundled
-    if not (missing := _published_absent(cfg, fetch=False)) or not bundled().is_dir(): return "published"
+    from linacodec_tier3.codec.weights import NANO
+    if not (missing := _published_absent(cfg, fetch=False)): return "published"
     if _fetchable(cfg) and answers(hf_hub_url(cfg.linacodec_weights, "config.yaml", revision=cfg.linacodec_revision, endpoint=constants.ENDPOINT)): return "published"
     _log.warning("CODEC=auto: the codec is %s, made in this package, because the published weights are neither here nor to be fetched now (%s)", NANO, missing)
     return "nano"
 
-# %% ../nbs/04_seat.ipynb #dde528f9
+# %% ../nbs/04_seat.ipynb #429a1b3b
 BACKENDS = {"native": ("linacodec_tier3.codec", "LinaCodec"), "upstream": ("linacodec_tier3.codec.upstream", "UpstreamLinaCodec")}
 
 def _load():
-    from linacodec_tier3.codec.weights import NANO, WeightsError, bundled
+    from linacodec_tier3.codec.weights import NANO, WeightsError
     cfg = get_config()
     if chosen(cfg) == "nano": return _pretrained(cfg, "native", NANO, None)
     if problem := _absent(cfg): raise CodecUnavailable(problem)
     try: return _pretrained(cfg, cfg.linacodec_backend, cfg.linacodec_weights, cfg.linacodec_revision)
     except WeightsError as e:
-        if cfg.codec != "auto" or named(cfg) or not _published_absent(cfg, fetch=False) or not bundled().is_dir(): raise
+        if not _may_fall_back(cfg) or not _published_absent(cfg, fetch=False): raise
         _log.warning("CODEC=auto: the codec is %s, made in this package, because the published weights could not be fetched (%s)", NANO, e)
         return _pretrained(cfg, "native", NANO, None)
 
@@ -185,13 +190,12 @@ def require_linacodec() -> None: # raises `CodecUnavailable`
     "Nothing, if tokens can be made here."
     if problem := codec_problem(): raise CodecUnavailable(problem)
 
-# %% ../nbs/04_seat.ipynb #e15bd4a3
+# %% ../nbs/04_seat.ipynb #0ea5827f
 def _absent(cfg, fetch=True): # why weights are not to be had, or ""
     from linacodec_tier3.codec.weights import NANO, bundled
-    nano = "" if bundled().is_dir() else f"CODEC=nano, and this installation lacks {NANO}: install linacodec-tier3 anew"
     if cfg.codec == "none": return "CODEC=none on this worker"
-    if cfg.codec == "nano": return nano
-    if cfg.codec == "auto" and not named(cfg) and not nano and (fetch or _found(cfg) == "nano"): return ""
+    if cfg.codec == "nano": return "" if bundled().is_dir() else f"CODEC=nano, and this installation lacks {NANO}: install linacodec-tier3 anew"
+    if _may_fall_back(cfg) and (fetch or _found(cfg) == "nano"): return ""
     return _published_absent(cfg, fetch)
 
 def _published_absent(cfg, fetch): # the same for the weights that the settings name
@@ -214,13 +218,14 @@ def _look(cfg): # raises `WeightsError`, which is not kept
     from linacodec_tier3.codec.weights import locate
     locate(cfg.linacodec_weights, cfg, cfg.linacodec_revision, fetch=False)
 
-# %% ../nbs/04_seat.ipynb #35f2f988
+# %% ../nbs/04_seat.ipynb #ef97bcb8
 def codec_state() -> dict: # JSON: backend, dtype, state, and name and revision or the reason why there are none
     "What `action: \"health\"` says of the codec."
+    from linacodec_tier3.codec.weights import NANO
     cfg, codec, problem = get_config(), _seat.codec, codec_problem()
     state = dict(codec=cfg.codec, backend=cfg.linacodec_backend, dtype=cfg.linacodec_dtype, state="loaded" if codec else "unavailable" if problem else "not loaded yet")
     if codec: return state | dict(name=codec.name, revision=codec.revision, device=str(codec.device))
-    return state | dict(weights="linacodec-nano" if cfg.codec == "nano" else cfg.linacodec_weights) | (dict(reason=problem) if problem else {})
+    return state | dict(weights=NANO if cfg.codec == "nano" else cfg.linacodec_weights) | (dict(reason=problem) if problem else {})
 
 # %% ../nbs/04_seat.ipynb #57810295
 _SIGNS = ("out of memory", "can't allocate memory", "alloc_failed")  # CUDA and MPS; torch on a CPU; cuBLAS and cuDNN

@@ -85,9 +85,11 @@ def attention(
     if mask is not None: score = score.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else score.add_(mask)
     return score.softmax(-1) @ v
 
-# %% ../../nbs/codec/02_layers.ipynb #9676fec2
-def _blocks(x, size, side):  # (batch·heads, n, d), n a multiple of size -> (batch·heads, blocks, size + 2·side, d), a view of the padded x
-    return F.pad(x, (0, 0, side, side)).unfold(1, size + 2 * side, size).mT
+# %% ../../nbs/codec/02_layers.ipynb #480355e3
+def _blocks(x, size, side):  # (batch·heads, n, d), n a multiple of size -> (batch·heads, blocks, size + 2·side, d)
+    n, more = x.shape[1] // size, -(-2 * side // size)
+    blocks = F.pad(x, (0, 0, side, more * size - side)).unflatten(1, (n + more, size))
+    return torch.cat([blocks[:, i:i + n] for i in range(more + 1)], 2)[:, :, :size + 2 * side]
 
 def _visible(n, blocks, size, side, causal, keep, device):  # bool (batch or 1, blocks, size, size + 2·side)
     q = torch.arange(size, device=device)[:, None] + side

