@@ -1,8 +1,11 @@
 "One flag list for everything: settings.ini's `tst_flags` are pytest options, pytest markers and notebook flags."
+import os
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+
+os.environ["CODEC"] = "none"  # a worker loads no codec, which takes it seconds, unless a test asks for one
 
 ROOT = Path(__file__).resolve().parent.parent
 _settings = ConfigParser()

@@ -33,14 +33,14 @@ def without_weights(
     folder:Path, # empty
 ) -> dict: # environment of a worker that has no codec and fetches none, whatever this machine has
     "The codec's weights are not there."
-    return {"LINACODEC_WEIGHTS": str(folder), "LINACODEC_BACKEND": "native"}
+    return {"CODEC": "auto", "LINACODEC_WEIGHTS": str(folder), "LINACODEC_BACKEND": "native"}
 
 
 def with_weights(
     folder:Path, # is filled with random weights, small enough for a test
 ) -> dict: # environment of a worker that makes tokens with them
     "The codec's weights are there."
-    return {"LINACODEC_WEIGHTS": str(write_seeded(folder, "tiny", seed=0)), "LINACODEC_BACKEND": "native", "CODEC_HOME": str(folder / "home"), "DEVICE": "cpu"}
+    return {"CODEC": "auto", "LINACODEC_WEIGHTS": str(write_seeded(folder, "tiny", seed=0)), "LINACODEC_BACKEND": "native", "CODEC_HOME": str(folder / "home"), "DEVICE": "cpu"}
 
 
 def wait_until(

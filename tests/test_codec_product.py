@@ -150,7 +150,7 @@ def test_without_weights_every_request_for_tokens_is_refused_at_once_and_speech_
 
 
 def test_weights_that_cannot_be_fetched_are_not_asked_for_again_and_again(tmp_path):
-    hub = dict(LINACODEC_WEIGHTS="someone/nothing", CODEC_HOME=str(tmp_path), TORCH_HOME=str(tmp_path), VOLUME_DIR=str(tmp_path / "volume"),
+    hub = dict(CODEC="auto", LINACODEC_WEIGHTS="someone/nothing", CODEC_HOME=str(tmp_path), TORCH_HOME=str(tmp_path), VOLUME_DIR=str(tmp_path / "volume"),
                HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0", LINACODEC_BACKEND="native")
     with LocalEndpoint(env=hub) as running:
         assert "someone/nothing" in refused(running, 10)

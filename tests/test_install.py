@@ -12,12 +12,11 @@ os.environ["CODEC_HOME"] = "converted"
 import linacodec_tier3, numpy as np
 from linacodec_tier3.client import Client, speak
 from linacodec_tier3.codec import LinaCodec
-from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.endpoint import LocalEndpoint
 
 names = [m.name for m in pkgutil.walk_packages(linacodec_tier3.__path__, "linacodec_tier3.")]
 for name in names: importlib.import_module(name)
-codec = LinaCodec.from_pretrained(write_seeded("weights"), device="cpu")
+codec = LinaCodec.from_pretrained("linacodec-nano", device="cpu")
 assert len(codec.decode(*codec.encode(np.sin(np.arange(24_000.)), 24_000))) > 40_000
 with LocalEndpoint() as endpoint: pieces = list(speak(Client(endpoint.endpoint_url), "Good morning.", output_format="pcm_24"))
 print(json.dumps(dict(where=linacodec_tier3.__file__, modules=names, there=[m for m in %r if importlib.util.find_spec(m)],

@@ -26,7 +26,8 @@ def run_group(
 ) -> int|None: # exit status, or None when the time was up
     "A command that ends together with everything it started."
     with open(log, "wb") as out:
-        proc = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=NBS.parent, start_new_session=True)
+        env = {k: v for k, v in os.environ.items() if k != "CODEC"}  # as it comes
+        proc = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=NBS.parent, env=env, start_new_session=True)
         try: return proc.wait(timeout)
         except subprocess.TimeoutExpired: return None
         finally:

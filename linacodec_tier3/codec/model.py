@@ -262,7 +262,7 @@ def voice_ear_of(
     name = f"{ear.model_name}.pth"
     return speech_encoder(ear.sizes(), depths, partial(w.tensors, name), w.path(name))
 
-# %% ../../nbs/codec/09_model.ipynb #0c6aa731
+# %% ../../nbs/codec/09_model.ipynb #fb7d8279
 def speech_encoder(
     arch:Architecture, # sizes
     depths:list[int], # layers whose mean is wanted
@@ -290,7 +290,8 @@ def vocoder_of(
     with torch.device("meta"): vocoder = vocoder_from(w.yaml("vocoder/config.yaml"))
     name = w.vocoder
     state, _ = w.tensors(name, lambda name: not name.startswith("feature_extractor."))
-    assign(vocoder, unnormed(state), w.path(name), ("feature_extractor.",))
+    windows = {n: t for n, t in vocoder.state_dict().items() if n.endswith(".window")}  # which a file need not have
+    assign(vocoder, windows | unnormed(state), w.path(name), ("feature_extractor.",))
     return vocoder
 
 # %% ../../nbs/codec/09_model.ipynb #c72b7c19

@@ -151,14 +151,15 @@ def sound_loss(
     mel, stft = mel_loss(made_24, true_24), stft_loss(made, true)
     return 4 * mel + 2 * stft, dict(mel=mel, stft=stft), made_24, true_24
 
-# %% ../../nbs/train/03_recipe.ipynb #5c67de93
+# %% ../../nbs/train/03_recipe.ipynb #3698a993
 @dataclass(frozen=True)
 class Stage:
     "Some steps of one kind."
     what:str # "core", "vocoder" or "together"
     steps:int # how many
     rate:float # of learning, at its highest
-    adversarial_from:float=1. # share of the stage after which discriminators judge, too
+    adversarial_from:float=1. # share of the stage after which discriminators judge, too; 1: never
+    even:float=0. # as in `Corpus.batch`
 
 @dataclass(frozen=True)
 class Recipe:
@@ -183,10 +184,10 @@ class Recipe:
     @property
     def steps(self): return sum(s.steps for s in self.stages)
 
-# %% ../../nbs/train/03_recipe.ipynb #07d6efa0
+# %% ../../nbs/train/03_recipe.ipynb #cc2f36b7
 NIGHT = Recipe(
     hours=dict(hibari=6, joe=2) | dict.fromkeys(TRAINED[2:], 1/6), batch_s=40, pieces_s=8, piece_frames=94,
-    stages=(Stage("core", 3_600, 2e-3), Stage("vocoder", 2_500, 1e-3), Stage("together", 2_000, 5e-4, adversarial_from=0.)))
+    stages=(Stage("core", 3_600, 2e-3), Stage("core", 4_000, 1.2e-3, even=.5), Stage("vocoder", 2_500, 1e-3, even=.5), Stage("together", 1_500, 5e-4, even=.5)))
 
 # %% ../../nbs/train/03_recipe.ipynb #a3522476
 def matrices(
@@ -258,12 +259,13 @@ def resume(
     for name, x in _kept(t).items(): x.load_state_dict(state[name])
     t.done, t.seconds, t.history = state["done"], state["seconds"], state["history"]
 
-# %% ../../nbs/train/03_recipe.ipynb #e7708e53
+# %% ../../nbs/train/03_recipe.ipynb #2dd03550
 def core_step(
     t:Training, # whose core learns
+    stage:Stage, # "core"
 ) -> dict: # losses
     "Tokens and spectrograms."
-    b = batch_of(*t.corpus.batch(t.done, t.recipe.batch_s, t.recipe.seed), t.net)
+    b = batch_of(*t.corpus.batch(t.done, t.recipe.batch_s, t.recipe.seed, stage.even), t.net)
     with torch.autocast(t.device, torch.bfloat16, enabled=t.half): loss, parts = core_loss(t.net, t.speller, b, t.recipe.spelling)
     t.learn(("inner", "core"), loss, 1.)
     return parts
@@ -274,7 +276,7 @@ def sound_step(
     at:int, # steps into it
 ) -> dict: # losses
     "Sound."
-    b = batch_of(*t.corpus.batch(t.done, t.recipe.pieces_s, t.recipe.seed), t.net)
+    b = batch_of(*t.corpus.batch(t.done, t.recipe.pieces_s, t.recipe.seed, stage.even), t.net)
     mel = made_mel(t, b) if stage.what == "together" else true_mel(b)
     made, true = spoken(t.net, pieces(b, mel, t.recipe.piece_frames, np.random.default_rng((t.recipe.seed, t.done))))
     loss, parts, made, true = sound_loss(made, true)
@@ -305,7 +307,7 @@ def judged_loss(
     fools, alike = adversarial_loss(made_seen), feature_loss(real_seen, made_seen)
     return fools + 2 * alike, dict(told_apart=told_apart, fools=fools, alike=alike)
 
-# %% ../../nbs/train/03_recipe.ipynb #23565c75
+# %% ../../nbs/train/03_recipe.ipynb #818f5c82
 def step(
     t:Training, # moves on by one step; raises `FloatingPointError` where a loss is no number
 ) -> dict: # number, stage, its losses, the whole time that training has taken
@@ -313,7 +315,7 @@ def step(
     start, (stage, at) = time.perf_counter(), t.recipe.at(t.done)
     for optimiser in t.optimisers.values():
         for group in optimiser.param_groups: group["lr"] = t.recipe.rate(stage, at)
-    parts = {name: p.item() for name, p in (core_step(t) if stage.what == "core" else sound_step(t, stage, at)).items()}
+    parts = {name: p.item() for name, p in (core_step(t, stage) if stage.what == "core" else sound_step(t, stage, at)).items()}
     t.done += 1
     t.seconds += time.perf_counter() - start
     t.history.append(dict(step=t.done, stage=stage.what, seconds=round(t.seconds, 2)) | {n: round(p, 5) for n, p in parts.items()})
@@ -334,7 +336,7 @@ def train(
 SMOKE = Recipe(hours=dict(hibari=1/60), batch_s=6, pieces_s=3, piece_frames=48, warm_up=5,
                stages=(Stage("core", 50, 2e-3), Stage("vocoder", 6, 1e-3, .5), Stage("together", 4, 1e-3, 0.)))
 
-# %% ../../nbs/train/03_recipe.ipynb #f311a0d3
+# %% ../../nbs/train/03_recipe.ipynb #89436b5c
 def write_weights(
     net:Network, # trained
     spec:Spec, # what it was made from
@@ -343,7 +345,7 @@ def write_weights(
     "A codec's files, in half precision."
     from safetensors.torch import save_file
     write_configs(folder, spec)
-    half = lambda module: {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in module.state_dict().items()}
+    half = lambda module: {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in module.state_dict().items() if not n.endswith(".window")}
     for name, module in (("model.safetensors", net.core), (VOCODER, net.vocoder)): save_file(half(module), folder / name)
     return folder
 

@@ -159,7 +159,7 @@ class Utterance:
     text:str # what
     phonemes:str # how, as hibari spells it
 
-# %% ../../nbs/train/01_speech.ipynb #a25ba6b8
+# %% ../../nbs/train/01_speech.ipynb #d01bf1f4
 class Corpus:
     "Utterances in memory, by length."
     def __init__(self,
@@ -183,13 +183,19 @@ class Corpus:
         number:int, # of the batch
         seconds:float, # of speech in it, about
         seed:int=0, # of all batches
+        even:float=0., # 0: each voice as often as it has spoken; 1: all voices alike
     ) -> tuple[list[Utterance], list[np.ndarray]]: # utterances, and of each a piece of its speaker
         "What a step is shown."
         rng = np.random.default_rng((seed, number))
         at = int(np.searchsorted(self.ends, rng.uniform(0, self.ends[-1])))
         near = range(max(0, at - NEIGHBOURS // 2), min(len(self.items), at + NEIGHBOURS // 2))
         size = max(1, round(seconds * RATE / len(self.items[at].audio)))
-        return tuple(map(list, zip(*(self.drawn(int(i), rng) for i in rng.choice(near, min(size, len(near)), replace=False)))))
+        often = self.often(near, even) if even else None
+        return tuple(map(list, zip(*(self.drawn(int(i), rng) for i in rng.choice(near, min(size, len(near)), replace=False, p=often)))))
+
+    def often(self, near, even): # -> how often each of some utterances is drawn, sum 1
+        weights = np.array([len(self.of[self.items[i].voice]) ** -even for i in near])
+        return weights / weights.sum()
 
     def drawn(self, i, rng): # -> an utterance, a piece of its speaker
         u, other = self.items[i], self.items[rng.choice(self.of[self.items[i].voice])].audio

@@ -1,0 +1,72 @@
+"CODEC: whose weights the worker takes, with the codec that the package carries."
+import hashlib, os, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linacodec_tier3.audio import decode_file, level_db
+from linacodec_tier3.client import StreamError, pieces
+from linacodec_tier3.codec import LinaCodec
+from linacodec_tier3.codec.weights import COMPACT, NANO, bundled
+from linacodec_tier3.endpoint import LocalEndpoint
+from support import PARAGRAPH, answered, heard, with_weights
+
+REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120, stream=True)
+ALONE = str(Path(__file__).with_name("alone.py"))
+
+
+def nowhere(folder): # environment of a worker that finds no published weights and no hub
+    return dict(CODEC_HOME=str(folder / "codec"), TORCH_HOME=str(folder), VOLUME_DIR=str(folder / "volume"), HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0",
+                LINACODEC_WEIGHTS="", LINACODEC_REVISION="", LINACODEC_BACKEND="", DEVICE="cpu")
+
+
+def made_by(job): return {p["codec"]["name"] for p in job.output if p["status"] == "streaming"}
+
+
+@pytest.fixture(scope="module")
+def auto(tmp_path_factory): # a worker as it comes, on a machine without weights and hub
+    with LocalEndpoint(env=nowhere(tmp_path_factory.mktemp("auto")) | dict(CODEC="auto")) as running: yield running
+
+
+def test_its_files_are_those_that_its_card_lists():
+    lines = (bundled() / "SHA256SUMS").read_text().splitlines()
+    assert {line.split()[1]: line.split()[0] for line in lines} == {name: hashlib.sha256((bundled() / name).read_bytes()).hexdigest() for name in COMPACT}
+    assert sum((bundled() / name).stat().st_size for name in COMPACT) < 16e6
+
+
+def test_auto_takes_the_small_codec_where_there_is_no_other_and_says_so_once(auto):
+    job = answered(auto, **REQUEST)
+    assert job.status == "COMPLETED" and made_by(job) == {NANO}
+    [line] = [line for line in auto.logs() if "CODEC=auto" in line]
+    assert NANO in line and "published weights" in line
+    audio = heard(job.output, LinaCodec.from_pretrained(NANO, device="cpu"))
+    assert np.isfinite(audio).all() and -40 < level_db(audio) < -10
+
+
+def test_its_tokens_are_not_decoded_with_other_weights(auto, tmp_path):
+    other = LinaCodec.from_pretrained(with_weights(tmp_path)["LINACODEC_WEIGHTS"], device="cpu")
+    with pytest.raises(StreamError, match=f"tokens of {NANO} at .* are noise to .* at "): list(pieces(answered(auto, **REQUEST).output, other))
+
+
+@pytest.mark.parametrize("setting", [dict(CODEC="published"), dict(CODEC="auto", LINACODEC_WEIGHTS="someone/nothing"), dict(CODEC="auto", LINACODEC_REVISION="v1")])
+def test_who_was_told_to_use_other_weights_never_takes_it(setting, tmp_path):
+    with LocalEndpoint(env=nowhere(tmp_path) | setting) as running:
+        job = answered(running, **REQUEST)
+        assert job.status == "FAILED" and "LinaCodec is not available" in job.error and not any(NANO in line for line in running.logs())
+
+
+def test_none_means_none(tmp_path):
+    with LocalEndpoint(env=nowhere(tmp_path) | dict(CODEC="none")) as running:
+        assert "CODEC=none" in answered(running, **REQUEST).error
+        last = answered(running, **REQUEST, output_format="pcm_16").output[-1]
+        assert last["format"] == "pcm_24" and "CODEC=none" in last["message"]
+
+
+def test_the_main_job_on_a_machine_without_any_network(tmp_path):
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode: pytest.skip("no network namespaces here")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LINACODEC", "CODEC", "HF_", "TORCH_HOME"))} | dict(HOME=str(tmp_path))
+    done = subprocess.run(["unshare", "-rn", sys.executable, ALONE, "run", "--out", str(tmp_path / "out")], env=clean, capture_output=True, text=True, timeout=120)
+    assert not done.returncode, done.stderr
+    audio, rate = decode_file((tmp_path / "out/speech.wav").read_bytes())
+    assert rate == 48_000 and len(audio) > 10 * rate and "linacodec_tokens, 48000 Hz" in done.stdout and NANO in done.stdout
