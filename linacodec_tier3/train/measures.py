@@ -131,7 +131,7 @@ class SpeakerEncoder:
         for i, dilation in enumerate((2, 3, 4), 1): outs.append(x := self.block(f"blocks.{i}", x, dilation))
         return F.normalize(self.conv("fc.conv", self.pooled(self.tdnn("mfa", torch.cat(outs, 1))))[0, :, 0], dim=0).numpy()
 
-# %% ../../nbs/train/04_measures.ipynb #e240f7f1
+# %% ../../nbs/train/04_measures.ipynb #b4b194a5
 def pitch(
     audio:np.ndarray, # mono float32
     rate:int, # Hz
@@ -148,7 +148,7 @@ def pitch(
     r = power((frames - frames.mean(1, keepdims=True)) * window)
     r = r / (r[:, :1] + 1e-12) / (power(window) / power(window)[0])
     lags = np.arange(int(HEARING_RATE / high), int(HEARING_RATE / low))
-    best = (r[:, lags] - .05 * np.log2(lags / lags[0])).argmax(1)  # twice a period is a period, too
+    best = (r[:, lags] - .15 * np.log2(lags / lags[0])).argmax(1)  # twice a period is a period, too
     voiced = r[np.arange(len(r)), lags[best]] > clear
     return float(np.median(HEARING_RATE / lags[best[voiced]])) if voiced.any() else float("nan")
 
