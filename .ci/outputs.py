@@ -72,5 +72,6 @@ def main(paths):
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("CODEC", "nano")  # what is stored is the same whichever weights this machine has
     if sys.argv[1:2] == ["--here"]: store_outputs(Path(sys.argv[2]).resolve())
     else: main(sys.argv[1:])
