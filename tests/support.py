@@ -36,6 +36,14 @@ def without_weights(
     return {"CODEC": "auto", "LINACODEC_WEIGHTS": str(folder), "LINACODEC_BACKEND": "native"}
 
 
+def nowhere(
+    folder:Path, # empty
+) -> dict: # environment of a worker that finds neither published weights nor a hub, whatever this machine has
+    "The codec's weights are not there, and cannot be fetched."
+    return dict(CODEC="auto", CODEC_HOME=str(folder / "codec"), TORCH_HOME=str(folder), VOLUME_DIR=str(folder / "volume"), HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0",
+                LINACODEC_WEIGHTS="", LINACODEC_REVISION="", LINACODEC_BACKEND="", DEVICE="cpu")
+
+
 def with_weights(
     folder:Path, # is filled with random weights, small enough for a test
 ) -> dict: # environment of a worker that makes tokens with them

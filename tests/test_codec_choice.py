@@ -1,5 +1,5 @@
 "CODEC: whose weights the worker takes, with the codec that the package carries."
-import hashlib, os, subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,11 @@ from linacodec_tier3.client import StreamError, pieces
 from linacodec_tier3.codec import LinaCodec
 from linacodec_tier3.codec.weights import COMPACT, NANO, bundled
 from linacodec_tier3.endpoint import LocalEndpoint
-from support import PARAGRAPH, answered, heard, with_weights
+from linacodec_tier3.train.card import checksums
+from support import PARAGRAPH, answered, heard, nowhere, with_weights
 
 REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120, stream=True)
 ALONE = str(Path(__file__).with_name("alone.py"))
-
-
-def nowhere(folder): # environment of a worker that finds no published weights and no hub
-    return dict(CODEC_HOME=str(folder / "codec"), TORCH_HOME=str(folder), VOLUME_DIR=str(folder / "volume"), HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0",
-                LINACODEC_WEIGHTS="", LINACODEC_REVISION="", LINACODEC_BACKEND="", DEVICE="cpu")
 
 
 def made_by(job): return {p["codec"]["name"] for p in job.output if p["status"] == "streaming"}
@@ -26,12 +22,11 @@ def made_by(job): return {p["codec"]["name"] for p in job.output if p["status"] 
 
 @pytest.fixture(scope="module")
 def auto(tmp_path_factory): # a worker as it comes, on a machine without weights and hub
-    with LocalEndpoint(env=nowhere(tmp_path_factory.mktemp("auto")) | dict(CODEC="auto")) as running: yield running
+    with LocalEndpoint(env=nowhere(tmp_path_factory.mktemp("auto"))) as running: yield running
 
 
 def test_its_files_are_those_that_its_card_lists():
-    lines = (bundled() / "SHA256SUMS").read_text().splitlines()
-    assert {line.split()[1]: line.split()[0] for line in lines} == {name: hashlib.sha256((bundled() / name).read_bytes()).hexdigest() for name in COMPACT}
+    assert (bundled() / "SHA256SUMS").read_text() == checksums(bundled())
     assert sum((bundled() / name).stat().st_size for name in COMPACT) < 16e6
 
 
@@ -49,7 +44,7 @@ def test_its_tokens_are_not_decoded_with_other_weights(auto, tmp_path):
     with pytest.raises(StreamError, match=f"tokens of {NANO} at .* are noise to .* at "): list(pieces(answered(auto, **REQUEST).output, other))
 
 
-@pytest.mark.parametrize("setting", [dict(CODEC="published"), dict(CODEC="auto", LINACODEC_WEIGHTS="someone/nothing"), dict(CODEC="auto", LINACODEC_REVISION="v1")])
+@pytest.mark.parametrize("setting", [dict(CODEC="published"), dict(LINACODEC_WEIGHTS="someone/nothing"), dict(LINACODEC_REVISION="v1")])
 def test_who_was_told_to_use_other_weights_never_takes_it(setting, tmp_path):
     with LocalEndpoint(env=nowhere(tmp_path) | setting) as running:
         job = answered(running, **REQUEST)

@@ -12,7 +12,7 @@ from linacodec_tier3.audio import PCM
 from linacodec_tier3.client import Client, batch_audio, in_order, pieces, stream
 from linacodec_tier3.codec import LinaCodec
 from linacodec_tier3.endpoint import LocalEndpoint
-from support import PARAGRAPH, answered, ended, events, heard, submit, with_weights, without_weights
+from support import PARAGRAPH, answered, ended, events, heard, nowhere, submit, with_weights, without_weights
 
 REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120)
 COMPACT = dict(token_encoding="u16_b64", embedding_mode="first")
@@ -150,9 +150,7 @@ def test_without_weights_every_request_for_tokens_is_refused_at_once_and_speech_
 
 
 def test_weights_that_cannot_be_fetched_are_not_asked_for_again_and_again(tmp_path):
-    hub = dict(CODEC="auto", LINACODEC_WEIGHTS="someone/nothing", CODEC_HOME=str(tmp_path), TORCH_HOME=str(tmp_path), VOLUME_DIR=str(tmp_path / "volume"),
-               HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0", LINACODEC_BACKEND="native")
-    with LocalEndpoint(env=hub) as running:
+    with LocalEndpoint(env=nowhere(tmp_path) | dict(LINACODEC_WEIGHTS="someone/nothing")) as running:
         assert "someone/nothing" in refused(running, 10)
         assert "\n".join(running.logs()).count("LinaCodec does not load") == 1
         [last] = answered(running, **REQUEST, output_format="pcm_16", stream=True).output

@@ -7,7 +7,7 @@ __all__ = ['RATE', 'STYLES', 'STYLES_SHA256', 'BLOCK_S', 'SPEEDS', 'TRAINED', 'U
            'FACTORS', 'NEIGHBOURS', 'hibari', 'piper', 'styles', 'kokoro', 'engine', 'say', 'make_block', 'make_corpus',
            'Utterance', 'Corpus']
 
-# %% ../../nbs/train/01_speech.ipynb #0048985e
+# %% ../../nbs/train/01_speech.ipynb #18fd3595
 import hashlib, json, os, random, shutil, subprocess, tarfile, tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 import numpy as np, soxr
 from ..codec.weights import publish
-from .texts import package_folder, sentences
+from .texts import TEXTS, package_folder
 
 # %% ../../nbs/train/01_speech.ipynb #bee43908
 RATE = 24_000  # Hz of the corpus
@@ -114,38 +114,41 @@ def say(
     audio, rate = engine(voice)(text, speed, seed)
     return soxr.resample(np.asarray(audio, np.float32), rate, RATE) if rate != RATE else np.asarray(audio, np.float32)
 
-# %% ../../nbs/train/01_speech.ipynb #745d9043
+# %% ../../nbs/train/01_speech.ipynb #7d527056
 def make_block(
     voice:str, # one of `TRAINED` or `UNHEARD`
     number:int, # of the block
     folder:Path, # of the corpus
     seconds:float=BLOCK_S, # of speech, at least
+    texts:str="patterns", # what is read: one of `texts.TEXTS`
 ) -> Path: # the file: audio as int16, ends of the sentences, their texts and phonemes
     "A block of speech, made unless it is there."
-    path = folder / voice / f"{number:04}-{seconds:g}.npz"
+    kind = "" if texts == "patterns" else f"-{texts}"
+    path = folder / voice / f"{number:04}-{seconds:g}{kind}.npz"
     if path.exists(): return path
-    rng, audio, texts = random.Random(f"{voice} {number}"), [], []
-    for text in sentences(f"{voice} {number}"):
+    rng, audio, said = random.Random(f"{voice} {number}{kind}"), [], []
+    for text in TEXTS[texts](f"{voice} {number}"):
         audio.append((say(voice, text, rng.choice(SPEEDS), rng.randrange(1 << 30)).clip(-1, 1) * 32767).astype(np.int16))
-        texts.append(text)
+        said.append(text)
         if sum(map(len, audio)) >= seconds * RATE: break
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part.npz")
-    np.savez(part, audio=np.concatenate(audio), ends=np.cumsum([len(a) for a in audio]), texts=json.dumps(texts), phonemes=json.dumps([_phonemes()(t) for t in texts]))
+    np.savez(part, audio=np.concatenate(audio), ends=np.cumsum([len(a) for a in audio]), texts=json.dumps(said), phonemes=json.dumps([_phonemes()(t) for t in said]))
     return publish(part, path)
 
 def make_corpus(
     hours:dict, # voice -> hours of speech
     folder:Path, # for the blocks
     processes:int=1, # at once
+    texts:str="patterns", # what is read: one of `texts.TEXTS`
 ) -> Iterator[Path]: # each block as it is there
     "All blocks of a corpus, those that are there first."
     wanted = [(v, i, min(BLOCK_S, h * 3600)) for v, h in hours.items() for i in range(max(1, round(h * 3600 / BLOCK_S)))]
-    if processes == 1: yield from (make_block(v, i, folder, s) for v, i, s in wanted); return
+    if processes == 1: yield from (make_block(v, i, folder, s, texts) for v, i, s in wanted); return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(make_block, v, i, folder, s) for v, i, s in wanted]): yield done.result()
+        for done in as_completed([pool.submit(make_block, v, i, folder, s, texts) for v, i, s in wanted]): yield done.result()
 
-# %% ../../nbs/train/01_speech.ipynb #bfd757af
+# %% ../../nbs/train/01_speech.ipynb #804b1b72
 SHORTEST_S, LONGEST_S = .8, 9.  # seconds of utterances that are used
 SAMPLE_S = 2.5  # seconds of a speaker, at most
 FACTORS = (.8, .85, .9, .95, 1.05, 1.1, 1.15, 1.2)  # of playing speed
@@ -158,43 +161,52 @@ class Utterance:
     audio:np.ndarray # mono float32 at 24 kHz
     text:str # what
     phonemes:str # how, as hibari spells it
+    kind:str="patterns" # of text: one of `texts.TEXTS`
 
-# %% ../../nbs/train/01_speech.ipynb #d01bf1f4
+# %% ../../nbs/train/01_speech.ipynb #a25ba6b8
 class Corpus:
     "Utterances in memory, by length."
     def __init__(self,
         blocks:list[Path], # from `make_corpus`
     ): # raises `ValueError` if nothing in them can be used
-        self.items = sorted((u for b in blocks for u in self.read(b)), key=lambda u: len(u.audio))
-        if not self.items: raise ValueError(f"{len(blocks)} blocks without an utterance of {SHORTEST_S} to {LONGEST_S} s: make more speech")
+        self.all = sorted((u for b in blocks for u in self.read(b)), key=lambda u: len(u.audio))
+        if not self.all: raise ValueError(f"{len(blocks)} blocks without an utterance of {SHORTEST_S} to {LONGEST_S} s: make more speech")
+        self.alphabet = "".join(sorted(set().union(*(u.phonemes for u in self.all))))
+        self.reads(None)
+
+    def reads(self, texts): # -> itself, with utterances of these kinds of text alone; None: of all
+        if getattr(self, "texts", ()) == texts: return self
+        self.texts, self.items = texts, [u for u in self.all if texts is None or u.kind in texts]
         self.ends = np.cumsum([len(u.audio) for u in self.items])
         self.of = {v: [i for i, u in enumerate(self.items) if u.voice == v] for v in sorted({u.voice for u in self.items})}
-        self.alphabet = "".join(sorted(set().union(*(u.phonemes for u in self.items))))
+        return self
 
     @property
-    def seconds(self): return self.ends[-1] / RATE # in all
+    def seconds(self): return self.ends[-1] / RATE # in all that it reads
 
     def read(self, block):
         with np.load(block) as f: audio, ends, texts, phonemes = f["audio"], f["ends"], json.loads(str(f["texts"])), json.loads(str(f["phonemes"]))
         for a, b, text, spelt in zip((0, *ends), ends, texts, phonemes):
-            if SHORTEST_S * RATE <= b - a <= LONGEST_S * RATE: yield Utterance(block.parent.name, audio[a:b], text, spelt)
+            if SHORTEST_S * RATE <= b - a <= LONGEST_S * RATE: yield Utterance(block.parent.name, audio[a:b], text, spelt, block.stem.split("-")[2] if block.stem.count("-") > 1 else "patterns")
 
     def batch(self,
         number:int, # of the batch
         seconds:float, # of speech in it, about
         seed:int=0, # of all batches
         even:float=0., # 0: each voice as often as it has spoken; 1: all voices alike
+        favour:dict|None=None, # voice -> how many times as often as that; None: 1
     ) -> tuple[list[Utterance], list[np.ndarray]]: # utterances, and of each a piece of its speaker
         "What a step is shown."
         rng = np.random.default_rng((seed, number))
         at = int(np.searchsorted(self.ends, rng.uniform(0, self.ends[-1])))
         near = range(max(0, at - NEIGHBOURS // 2), min(len(self.items), at + NEIGHBOURS // 2))
         size = max(1, round(seconds * RATE / len(self.items[at].audio)))
-        often = self.often(near, even) if even else None
+        often = self.often(near, even, favour or {}) if even or favour else None
         return tuple(map(list, zip(*(self.drawn(int(i), rng) for i in rng.choice(near, min(size, len(near)), replace=False, p=often)))))
 
-    def often(self, near, even): # -> how often each of some utterances is drawn, sum 1
-        weights = np.array([len(self.of[self.items[i].voice]) ** -even for i in near])
+    def often(self, near, even, favour): # -> how often each of some utterances is drawn, sum 1
+        of = {voice: favour.get(voice, 1) * len(items) ** -even for voice, items in self.of.items()}
+        weights = np.array([of[self.items[i].voice] for i in near])
         return weights / weights.sum()
 
     def drawn(self, i, rng): # -> an utterance, a piece of its speaker
