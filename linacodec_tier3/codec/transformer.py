@@ -8,7 +8,7 @@ __all__ = ['rotations', 'rotate', 'AdaLNZero', 'PlainNorm', 'Attention', 'FeedFo
 # %% ../../nbs/codec/04_transformer.ipynb #27be48a2
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import Linear, attend, rowwise, tiled
+from .layers import Linear, attend, fused, rowwise, tiled, visible
 
 # %% ../../nbs/codec/04_transformer.ipynb #2fa726eb
 def rotations(
@@ -57,12 +57,26 @@ class Attention(nn.Module):
         self.wq, self.wk, self.wv = (Linear(dim, inner, bias=qkv_bias) for _ in range(3))
         self.wo = Linear(inner, dim, bias=proj_bias)
 
-    def forward(self, x, keep, start):
+    def shared(self, x, keep, start): # what frames from number `start` on have in common in all layers: rotations, mask
+        like = x[:, None, :, :self.width]
+        turn = rotations(start, x.shape[1], self.width, self.theta, x.device) if self.theta else None
+        return turn, visible(like, self.side, self.causal, keep)
+
+    def piecewise(self, x, turn):
         q, k, v = (w(x).unflatten(-1, (-1, self.width)) for w in (self.wq, self.wk, self.wv))
-        if self.theta:
-            turn = rotations(start, x.shape[1], self.width, self.theta, x.device)
-            q, k = rotate(q, turn), rotate(k, turn)
-        y = attend(*(t.transpose(1, 2) for t in (q, k, v)), self.side, self.causal, keep)
+        return (q, k, v) if turn is None else (rotate(q, turn), rotate(k, turn), v)
+
+    def together(self, x, turn):
+        each = self.wq, self.wk, self.wv
+        bias = None if self.wq.bias is None else torch.cat([w.bias for w in each])
+        y = F.linear(x, torch.cat([w.weight for w in each]), bias).unflatten(-1, (3, -1, self.width))
+        if turn is None: return y.unbind(2)
+        return (*rotate(y[:, :, :2], turn[:, None]).unbind(2), y[:, :, 2])
+
+    def forward(self, x, keep, start, shared=None):
+        turn, mask = shared or self.shared(x, keep, start)
+        parts = (self.together if fused(x.device) else self.piecewise)(x, turn)
+        y = attend(*(t.transpose(1, 2) for t in parts), self.side, self.causal, keep, mask)
         return self.wo(y.transpose(1, 2).flatten(-2))
 
 # %% ../../nbs/codec/04_transformer.ipynb #de192099
@@ -80,15 +94,21 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attention, self.feed_forward, self.attention_norm, self.ffn_norm = attention, feed_forward, norm(), norm()
 
-    def tile(self, x, keep, start, condition):
+    def tile(self, x, keep, start, condition, known): # known: of each tile what its layers share
+        if (at := (start, x.shape[1])) not in known: known[at] = self.attention.shared(x, keep, start)
         y, gate = self.attention_norm(x, condition)
-        x = x + gate * self.attention(y, keep, start)
+        x = _added(x, gate, self.attention(y, keep, start, known[at]))
         y, gate = self.ffn_norm(x, condition)
-        return x + gate * self.feed_forward(y)
+        return _added(x, gate, self.feed_forward(y))
 
-    def forward(self, x, condition, keep):
-        whole = self.attention.side is None
-        return tiled(lambda *a: self.tile(*a, condition), x, 0 if whole else self.attention.side, keep, *((x.shape[1],) if whole else ()))
+    def forward(self, x, condition, keep, known=None):
+        whole, known = self.attention.side is None, {} if known is None else known
+        return tiled(lambda *a: self.tile(*a, condition, known), x, 0 if whole else self.attention.side, keep,
+                     *((x.shape[1],) if whole else ()))
+
+def _added(x, gate, y):
+    if not torch.is_tensor(gate): return x + y
+    return torch.addcmul(x, gate, y) if fused(x.device) else x + gate * y
 
 # %% ../../nbs/codec/04_transformer.ipynb #854daee1
 class Transformer(nn.Module):
@@ -128,12 +148,16 @@ class Transformer(nn.Module):
         self.output_proj = nn.Identity() if output_dim is None else Linear(dim, output_dim)
         self.input_dim, self.output_dim = input_dim or dim, output_dim or dim
 
+    @property
+    def dtype(self): return self.layers[0].attention.wq.weight.dtype # that it computes in
+
     def forward(self,
         x:torch.Tensor, # (batch, frames, input_dim)
         condition:torch.Tensor|None=None, # (batch, 1, adanorm_condition_dim)
         keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, frames, output_dim)
         "Frames in their context."
-        x = self.input_proj(x)
-        for layer in self.layers: x = layer(x, condition, keep)
+        known, x = {}, self.input_proj(x.to(self.dtype))
+        if condition is not None: condition = condition.to(self.dtype)
+        for layer in self.layers: x = layer(x, condition, keep, known)
         return tiled(lambda x, *_: self.output_proj(self.norm(x, condition)[0]), x)
