@@ -10,7 +10,7 @@ import math
 from functools import lru_cache
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import fused, on_device, real, silenced, wide
+from .layers import Lengths, fused, on_device, real, silenced, wide
 from .transformer import Transformer
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #c7088618
@@ -116,5 +116,5 @@ def decode_mel(
     mode:str="linear", # of interpolation
 ) -> torch.Tensor: # (batch, longest, mel bins), log-mel
     "Spectrograms of token sequences."
-    if upsample is not None: x, counts = upsample(x.mT).mT, [n * upsample.stride[0] for n in counts]
+    if upsample is not None: x, counts = upsample(x.mT).mT, Lengths(counts, upsample.stride[0])
     return postnet(decoder(interpolate(x, counts, frames, mode), voice[:, None], keep), keep)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PLANS', 'VocosBackbone', 'Snake1d', 'GroupNorm', 'ResnetBlock', 'UpSamplerBlock', 'overlap_add', 'Window',
-           'ISTFTHead', 'crossover', 'Vocoder']
+           'ISTFTHead', 'crossover', 'below', 'crossover_batch', 'Vocoder']
 
 # %% ../../nbs/codec/08_vocoder.ipynb #ff898e41
+import math
 from functools import lru_cache
 from typing import Any
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import BYTES, Linear, fused, real, silenced
+from .layers import BYTES, Lengths, Linear, fused, on_device, real, silenced
 from .global_encoder import ConvNeXtBlock
 from .resample import resample
 
@@ -83,7 +84,9 @@ class ResnetBlock(nn.Module):
             y = conv(silenced(snake(norm(y, keep)), keep).mT).mT
         return x + y
 
-def _frames_after(up, n): return (n - 1) * up.stride[0] - 2 * up.padding[0] + up.kernel_size[0]
+def _frames_after(up, lengths): # of sequences before a transposed convolution
+    (stride,), (kernel,), (padding,) = up.stride, up.kernel_size, up.padding
+    return Lengths(lengths, stride, kernel - stride - 2 * padding)
 
 class UpSamplerBlock(nn.Module):
     "Transposed convolutions, each with a residual block, that halve the channels."
@@ -100,9 +103,11 @@ class UpSamplerBlock(nn.Module):
         self.resnet_blocks = nn.ModuleList(map(ResnetBlock, widths[1:]))
         self.out_proj, self.final_snake = Linear(widths[-1], in_channels), Snake1d(in_channels)
 
-    def frames(self, n): # of the input -> of the output
-        for up in self.upsample_layers: n = _frames_after(up, n)
-        return n
+    def lengths(self, frames): # of each sequence before -> after
+        for up in self.upsample_layers: frames = _frames_after(up, frames)
+        return frames
+
+    def frames(self, n): return self.lengths([n])[0] # of one sequence
 
     def forward(self,
         x:torch.Tensor, # (batch, frames, in_channels)
@@ -112,7 +117,7 @@ class UpSamplerBlock(nn.Module):
         "More frames."
         for up, block in zip(self.upsample_layers, self.resnet_blocks):
             x = up(silenced(x, keep).mT).mT
-            lengths = [_frames_after(up, n) for n in lengths]
+            lengths = _frames_after(up, lengths)
             keep = real(lengths, x.device)
             x = block(x, keep)
         return x
@@ -154,7 +159,8 @@ class ISTFTHead(nn.Module):
         self.out, self.istft = Linear(dim, n_fft + 2), Window(n_fft)
         self.n_fft, self.hop, self.cut = n_fft, hop_length, n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
 
-    def samples(self, n): return (n - 1) * self.hop + self.n_fft - 2 * self.cut # of audio from n frames
+    def lengths(self, frames): return Lengths(frames, self.hop, self.n_fft - self.hop - 2 * self.cut) # samples of each sequence
+    def samples(self, n): return self.lengths([n])[0] # of one sequence of n frames
 
     def windowed(self, x): # (…, frames, dim) -> (…, frames, n_fft)
         log_magnitude, phase = self.out(x).float().chunk(2, -1)
@@ -187,7 +193,7 @@ class ISTFTHead(nn.Module):
         square = silenced(window.square().expand(1, x.shape[1], -1), keep)
         y, total = (overlap_add(t, self.hop)[:, self.cut:-self.cut or None] for t in (frames, square))
         if keep is None: return y / total
-        inside = real([self.samples(n) for n in lengths], x.device)
+        inside = real(self.lengths(lengths), x.device)
         return torch.where(inside, y, 0.) / torch.where(inside, total, 1.)
 
 # %% ../../nbs/codec/08_vocoder.ipynb #0cc1e3fe
@@ -214,6 +220,62 @@ def crossover(
     difference[..., :start] = 0
     difference[..., start:end] *= 3 * x ** 2 - 2 * x ** 3
     return torch.fft.irfft(difference, n=high.shape[-1]).add_(low)
+
+# %% ../../nbs/codec/08_vocoder.ipynb #d711fe1d
+def _good_size(n): # the next length that transforms are quick at
+    k = max(0, n.bit_length() - 4)
+    return next(m << k for m in (8, 9, 10, 12, 15, 16) if m << k >= n)
+
+def _envelope(transition): # of the transition's bins: coefficients of polynomials in cos² φ, even part and odd part
+    half, x = transition // 2, torch.arange(transition, dtype=torch.float64, device="cpu") / (transition - 1)
+    uneven = .5 - 3 * x ** 2 + 2 * x ** 3  # how much more than a half of the low signal
+    u = [[1.], [0., 2.]]  # Chebyshev's polynomials of the second kind
+    while len(u) < transition: u.append([2 * a - b for a, b in zip([0., *u[-1]], [*u[-2], 0., 0.])])
+    odd = [sum(2 * uneven[half + j].item() * u[2 * j][i] for j in range(half) if i < len(u[2 * j])) for i in range(0, transition - 1, 2)]
+    return u[transition - 1][1::2], odd
+
+def _horner(coefficients, x):
+    y = coefficients[-1]
+    for c in coefficients[-2::-1]: y = y * x + c
+    return y
+
+# %% ../../nbs/codec/08_vocoder.ipynb #4c63f56b
+def below(
+    lengths:list[int], # n of each signal
+    most:int, # distances wanted
+    share:float, # of half the rate: the cutoff
+    transition:int, # bins, even
+    device:torch.device|str, # where
+) -> torch.Tensor: # (batch, most) float32: by distance in samples
+    "What signals are convolved with, each as a period, to leave what is below a frequency."
+    n, even_odd = on_device(lengths, device)[:, None], _envelope(transition)
+    start = on_device([int(share * (k // 2 + 1)) - transition // 2 for k in lengths], device)[:, None]
+    u = torch.arange(most, device=device)
+    near = torch.minimum(u, n - u)  # the same from both ends of a period, and more precise from the closer one
+    angle = lambda times: (times * near).remainder(2 * n) * (math.pi / n)  # whole numbers up to here, so none is too large
+    phi, middle = angle(1), angle(2 * start + transition - 1)
+    square = phi.cos().square()
+    even, odd = (_horner(c, square) for c in even_odd)
+    inner = torch.where(near == 0, 2 * start - 1, angle(2 * start - 1).sin() / phi.sin())
+    sum_ = inner + middle.cos() * phi.cos() * even - 2 * middle.sin() * phi.sin() * odd
+    return torch.where(u < n, sum_ / n, 0.)  # the rest of the signal is no further away
+
+def crossover_batch(
+    high:torch.Tensor, # (batch, n): used above the cutoff
+    low:torch.Tensor, # (batch, n): used below
+    lengths:list[int], # samples of each
+    rate:int=48_000, # Hz of both
+    cutoff:int=4000, # Hz
+    transition:int=8, # bins between all of one and all of the other
+) -> list[torch.Tensor]: # of each (samples,)
+    "Signals merged at a frequency, each as if it were alone."
+    inside, share = real(lengths, high.device), cutoff / (rate / 2)
+    if inside is None: return list(crossover(high, low, rate, cutoff, transition))
+    if min(lengths) < 64 * transition: return [crossover(h[:n], l[:n], rate, cutoff, transition) for h, l, n in zip(high, low, lengths)]
+    size = _good_size(2 * max(lengths))
+    kernel = torch.fft.hfft(below(lengths, size // 2 + 1, share, transition, high.device), n=size)[:, :size // 2 + 1]
+    part = torch.fft.irfft(torch.fft.rfft((high - low) * inside, size) * kernel, size)
+    return [y[:n] for y, n in zip(high - part[:, :high.shape[1]], lengths)]
 
 # %% ../../nbs/codec/08_vocoder.ipynb #9df9c8be
 class Vocoder(nn.Module):
@@ -250,16 +312,8 @@ class Vocoder(nn.Module):
     def merged_together(self, features, upsampled, lengths): # as many sequences at once as memory should hold of spectra
         size, audio = max(1, BYTES // (upsampled.shape[1] * self.head_48k.out.out_features * 4)), []
         for a in range(0, len(lengths), size):
-            some, counts = slice(a, a + size), lengths[a:a + size]
+            some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
             low = resample(self.head.batch(features[some], counts), 24_000, 48_000)
-            high = self.head_48k.batch(upsampled[some], [self.upsampler.frames(n) for n in counts], self.upsampler.finish)
-            audio += _merged(high, low, [2 * self.head.samples(n) for n in counts])
+            high = self.head_48k.batch(upsampled[some], self.upsampler.lengths(counts), self.upsampler.finish)
+            audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(self.head.lengths(counts), 2))
         return audio
-
-def _merged(high, low, lengths): # lengths: samples of each
-    groups, out = {}, [None] * len(lengths)
-    for i, n in enumerate(lengths): groups.setdefault(n, []).append(i)
-    for n, of in groups.items():
-        pick = lambda x: x[:, :n] if len(of) == len(x) else torch.stack([x[i, :n] for i in of]) if len(of) > 1 else x[of[0], None, :n]
-        for i, y in zip(of, crossover(pick(high), pick(low))): out[i] = y
-    return out
