@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'TILE', 'BYTES', 'SIZE', 'fused', 'fusing', 'to_dtype', 'wide', 'Lengths', 'send', 'on_device', 'real',
-           'silenced', 'share', 'tiled', 'rowwise', 'product', 'Linear', 'attention', 'visible', 'attend']
+           'silenced', 'share', 'tiled', 'rowwise', 'product', 'Linear', 'attention', 'visible', 'attend_rows',
+           'attend']
 
 # %% ../../nbs/codec/02_layers.ipynb #1e390723
 import torch, torch.nn.functional as F
@@ -84,7 +85,10 @@ def send(
 
 @lru_cache(256)
 @torch.inference_mode(False)
-def _derived(given, times, plus, device): return on_device(given, device) * times + plus
+def _derived(given, times, plus, device):
+    lengths = on_device(given, device)
+    if times != 1: lengths = lengths * times
+    return lengths + plus if plus else lengths
 
 def on_device(
     lengths:list[int], # of sequences
@@ -118,7 +122,8 @@ def silenced(
     keep:torch.Tensor|None, # from `real`
 ) -> torch.Tensor: # the same with zeros in the padding
     "A batch as a convolution must see it: nothing beyond the end of each sequence."
-    return x if keep is None else x * keep[..., None].to(x.dtype)
+    if keep is None: return x
+    return x * (keep[..., None] if fused(x.device) else keep[..., None].to(x.dtype))
 
 # %% ../../nbs/codec/02_layers.ipynb #f79508a7
 TILE = 2048  # frames that a layer works on at once
@@ -248,13 +253,22 @@ def visible(
     return torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
 
 # %% ../../nbs/codec/02_layers.ipynb #198c6149
-def _in_blocks(q, k, v, side, mask):
-    (b, h, n, d), (rows, _, size, keys) = q.shape, mask.shape
-    q, k, v, more = *(x.transpose(1, 2) for x in (q, k, v)), rows // b * size - n  # (batch, frames, heads, width)
+def attend_rows(
+    q:torch.Tensor, # queries, (batch, frames, heads, width)
+    k:torch.Tensor, # keys, same shape
+    v:torch.Tensor, # values, same shape
+    side:int|None, # neighbours seen on each side; None: all
+    mask:torch.Tensor|None, # from `visible`, made where `fused` is true
+) -> torch.Tensor: # (batch, frames, heads, width)
+    "`attend` for a whole batch at once, frames before heads, as products give them."
+    b, n, h, d = q.shape
+    if side is None or n <= 2 * side: return attention(*(x.transpose(1, 2) for x in (q, k, v)), mask).transpose(1, 2)
+    rows, _, size, keys = mask.shape
+    more = rows // b * size - n
     q = F.pad(q, (0, 0, 0, 0, 0, more)).reshape(rows, size, h, d).transpose(1, 2)
     around = lambda x: F.pad(x, (0, 0, 0, 0, side, more + keys - size - side)).unfold(1, keys, size)
     k, v = (around(x).permute(0, 1, 2, 4, 3).reshape(rows, h, keys, d) for x in (k, v))
-    return attention(q, k, v, mask).transpose(1, 2).reshape(b, n + more, h, d)[:, :n].transpose(1, 2)
+    return attention(q, k, v, mask).transpose(1, 2).reshape(b, n + more, h, d)[:, :n]
 
 # %% ../../nbs/codec/02_layers.ipynb #18d195f9
 def attend(
@@ -269,8 +283,8 @@ def attend(
     "Scaled dot-product attention within a window."
     b, h, n, d = q.shape
     if mask is None: mask = visible(q, side, causal, keep)
+    if fused(q.device): return attend_rows(*(x.transpose(1, 2) for x in (q, k, v)), side, mask).transpose(1, 2)
     if side is None or n <= 2 * side: return attention(q, k, v, mask)
-    if fused(q.device): return _in_blocks(q, k, v, side, mask)
     blocks = -(-n // SIZE)
     q, k, v = (F.pad(x.reshape(b * h, n, d), (0, 0, 0, blocks * SIZE - n)) for x in (q, k, v))
     if len(mask) > 1: mask = mask.repeat_interleave(h, 0)

@@ -10,7 +10,7 @@ __all__ = ['rotations', 'rotate', 'AdaLNZero', 'PlainNorm', 'conditions', 'Atten
 from functools import lru_cache
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import Linear, attend, fused, rowwise, tiled, visible
+from .layers import Linear, attend, attend_rows, fused, rowwise, tiled, visible
 
 # %% ../../nbs/codec/04_transformer.ipynb #2fa726eb
 def rotations(
@@ -93,8 +93,8 @@ class Attention(nn.Module):
 
     def forward(self, x, keep, start, shared=None):
         turn, mask = shared or self.shared(x, keep, start)
-        parts = (self.together if fused(x.device) else self.piecewise)(x, turn)
-        y = attend(*(t.transpose(1, 2) for t in parts), self.side, self.causal, keep, mask)
+        if fused(x.device): return self.wo(attend_rows(*self.together(x, turn), self.side, mask).flatten(-2))
+        y = attend(*(t.transpose(1, 2) for t in self.piecewise(x, turn)), self.side, self.causal, keep, mask)
         return self.wo(y.transpose(1, 2).flatten(-2))
 
 # %% ../../nbs/codec/04_transformer.ipynb #de192099
