@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GAP', 'PYTHON', 'log', 'quartered', 'write_json', 'read_json', 'pack_lines', 'lines_in', 'pack_recordings',
-           'unpack_recordings', 'write_pack', 'recorded', 'on_the_spot', 'produce', 'workers_started', 'run', 'main']
+           'unpack_recordings', 'record', 'write_pack', 'recorded', 'on_the_spot', 'produce', 'workers_started', 'run',
+           'main']
 
-# %% ../../nbs/train/07_packed.ipynb #413865ea
-import argparse, gzip, json, logging, os, random, shutil, subprocess, sys, time
+# %% ../../nbs/train/07_packed.ipynb #613a84cd
+import argparse, gzip, json, logging, os, random, shutil, subprocess, sys, tempfile, time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -62,7 +63,7 @@ def lines_in(pack, voice): # -> (ids, symbols) of each sentence in the pack
     kept = read_json(pack / f"{voice}.lines.gz")
     return [(ids, [kept["letters"][str(i)] for i in ids]) for ids in kept["lines"]]
 
-# %% ../../nbs/train/07_packed.ipynb #2d65fd31
+# %% ../../nbs/train/07_packed.ipynb #2b924e0a
 GAP = RATE // 10  # samples of silence between two recordings: Opus must not smear one into the other
 
 def pack_recordings(
@@ -75,7 +76,7 @@ def pack_recordings(
     audio = np.concatenate([part for _, a, _, _ in recordings for part in (a, silence)])
     path.parent.mkdir(parents=True, exist_ok=True)
     sound, known = path.with_suffix(".opus"), path.with_suffix(".known.gz")
-    soundfile.write(sound, audio, RATE, format="OGG", subtype="OPUS", compression_level=.8)
+    soundfile.write(sound, audio, RATE, format="OGG", subtype="OPUS", compression_level=.9)
     write_json([dict(voice=v, length=len(a), symbols=s, samples=n.tolist()) for v, a, s, n in recordings], known)
     return [sound, known]
 
@@ -89,13 +90,28 @@ def unpack_recordings(
         yield r["voice"], audio[at:at + r["length"]], r["symbols"], np.array(r["samples"])
         at += r["length"] + GAP
 
-# %% ../../nbs/train/07_packed.ipynb #cac241ca
+# %% ../../nbs/train/07_packed.ipynb #27a4a768
+def record(
+    minutes:dict, # voice -> how many
+    seed:str, # of the texts
+) -> Iterator[tuple]: # voice, int16 audio at 24 kHz, symbols, samples of each
+    "Recordings, of the voice that lacks most of its share first."
+    made, lines, rng = dict.fromkeys(minutes, 0.), {v: lines_of(v, seed) for v in minutes}, random.Random(seed)
+    while left := [v for v in minutes if made[v] < minutes[v]]:
+        voice = min(left, key=lambda v: made[v] / minutes[v])
+        ids, symbols = next(lines[voice])
+        audio, samples = speaker(voice)(ids, rng.choice(SPEEDS), 0)
+        made[voice] += len(audio) / RATE / 60
+        yield voice, (audio.clip(-1, 1) * 32767).astype(np.int16), symbols, samples
+
+# %% ../../nbs/train/07_packed.ipynb #26deec39
 PYTHON = "python"  # folder of the pack that goes onto the path: what is needed of packages that the other machine lacks
 
 def write_pack(
     folder:Path, # to be made; a file that is there already is kept
-    recordings:list[list[tuple]], # what goes into each sound file, as in `pack_recordings`
     lines:dict, # voice -> how many sentences
+    minutes:dict, # voice -> minutes of recordings
+    files:int=15, # that they are spread over, so that as many processes can read them
 ) -> Path: # the folder
     "Everything that training needs besides this package."
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,8 +123,9 @@ def write_pack(
         if not (path := folder / f"{voice}.onnx").exists(): path.write_bytes(smaller(network_of(voice)))
     for voice, count in lines.items():
         if not (folder / f"{voice}.lines.gz").exists(): pack_lines(voice, count, folder)
-    for i, some in enumerate(recordings):
-        if not (folder / f"kokoro-{i:02}.opus").exists(): pack_recordings(some, folder / f"kokoro-{i:02}")
+    for i in range(files):
+        if (folder / f"recorded-{i:02}.opus").exists(): continue
+        pack_recordings(list(record({v: m / files for v, m in minutes.items()}, f"packed {i}")), folder / f"recorded-{i:02}")
     return folder
 
 # %% ../../nbs/train/07_packed.ipynb #f59ea546
@@ -182,7 +199,7 @@ def workers_started(
     env = os.environ | one | dict(PYTHONPATH=path, CUDA_VISIBLE_DEVICES="")
     return [subprocess.Popen([*command, "--worker", f"{i}/{workers}"], env=env) for i in range(workers)]
 
-# %% ../../nbs/train/07_packed.ipynb #fbf78c71
+# %% ../../nbs/train/07_packed.ipynb #f501246f
 def run(
     pack:Path, # from `write_pack`
     out:Path, # for cores, history and log lines
@@ -193,14 +210,15 @@ def run(
     start:str="linacodec-nano", # codec that it starts from
     device:str="auto", # where to train
     least_h:float=.5, # hours of speech to begin with
-    room:Path=Path("/dev/shm") if os.path.isdir("/dev/shm") else Path("/tmp"), # folder for a folder of shards
+    room:Path|None=None, # folder for a folder of shards; None: the machine's own for such things
 ) -> dict: # the last entry of the history
     "Speech, readers and core, within some seconds."
     from dataclasses import replace
     from linacodec_tier3.codec.model import load_network
     from linacodec_tier3.codec.weights import locate
     from linacodec_tier3.train.words import Words, prepare, train, write_core
-    began, shards = time.time(), room / f"shards-{os.getpid()}"
+    room = Path(tempfile.mkdtemp(dir=room))
+    began, shards = time.time(), room / "shards"
     out.mkdir(parents=True, exist_ok=True)
     makers = workers_started(pack, shards, workers, minutes)
     def say(what):
@@ -208,7 +226,7 @@ def run(
         print(line, flush=True)
         with (out / "log.jsonl").open("a") as f: print(line, file=f)
     try:
-        w = Words(plan, load_network(locate(start)).core, shards, room / f"run-{os.getpid()}", device)
+        w = Words(plan, load_network(locate(start)).core, shards, room, device)
         while w.store.hours < least_h and any(p.poll() is None for p in makers): w.take(20) or time.sleep(.2)
         say(dict(hours=w.store.hours, voices={v: len(p) for v, p in w.store.of.items()}))
         for said in prepare(w, began + .3 * seconds): say(dict(readers=said))
@@ -223,17 +241,17 @@ def run(
         (out / "history.json").write_text(json.dumps(w.history))
     finally:
         for p in makers: p.kill()
-        shutil.rmtree(shards, ignore_errors=True); shutil.rmtree(room / f"run-{os.getpid()}", ignore_errors=True)
+        shutil.rmtree(room, ignore_errors=True)
     return said
 
-# %% ../../nbs/train/07_packed.ipynb #53d29539
+# %% ../../nbs/train/07_packed.ipynb #ad1ab941
 def main(
     arguments:list[str]|None=None, # None: those of the process
 ) -> None:
-    "Train the core of linacodec-nano from a packed folder, or make speech for that."
+    "Pack what training needs, train the core of linacodec-nano from that, or make speech for it."
     parser = argparse.ArgumentParser(prog="python -m linacodec_tier3.train.packed", description=main.__doc__)
-    parser.add_argument("what", choices=("produce", "run"), help="make speech, or train")
-    parser.add_argument("--pack", type=Path, required=True, help="folder from write_pack")
+    parser.add_argument("what", choices=("pack", "run", "produce"), help="fill the folder, train from it, or make speech from it")
+    parser.add_argument("--pack", type=Path, required=True, help="the folder")
     parser.add_argument("--shards", type=Path, help="produce: folder for the shards")
     parser.add_argument("--worker", default="0/1", help="produce: which process, of how many")
     parser.add_argument("--minutes", type=json.loads, default=dict(joe=600, hibari=700), help="voice -> minutes of speech, as JSON")
@@ -244,11 +262,14 @@ def main(
     parser.add_argument("--batch", type=float, default=640., help="run: seconds of speech in a step")
     parser.add_argument("--reader-steps", type=int, default=1000, help="run: steps that readers learn before the core does")
     given = parser.parse_args(arguments)
-    if given.what == "produce":
+    from linacodec_tier3.train.words import MIX, OTHERS, Plan
+    if given.what == "pack":
+        write_pack(given.pack, dict(hibari=9000, joe=11_000), dict.fromkeys(TRAINED[2:], 12.) | dict.fromkeys(OTHERS, 1.))
+    elif given.what == "produce":
         produce(given.pack, given.shards, *map(int, given.worker.split("/")), given.minutes)
     else:
-        from linacodec_tier3.train.words import MIX, Plan
-        plan = Plan(MIX, batch_s=given.batch, rate=2e-3, ramp=100, reader_batch_s=min(200., given.batch), reader_steps=given.reader_steps, room_h=30. if given.batch > 100 else 2., readers=(192, 128))
+        plan = Plan(MIX, batch_s=given.batch, rate=2e-3, ramp=100, reader_batch_s=min(200., given.batch), reader_steps=given.reader_steps,
+                    room_h=30. if given.batch > 100 else 2., readers=(192, 128))
         run(given.pack, given.out, plan, given.seconds, given.workers, given.minutes, device=given.device, least_h=.5 if given.batch > 100 else .05)
 
 # %% ../../nbs/train/07_packed.ipynb #48a86eac

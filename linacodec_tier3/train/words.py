@@ -191,7 +191,7 @@ class Muon(torch.optim.Optimizer):
                 rate = group["lr"] * .2 * math.sqrt(max(shape))
                 torch._foreach_add_(ps, list(change.to(ps[0].dtype).unbind()), alpha=-rate)
 
-# %% ../../nbs/train/06_words.ipynb #c6c7cafe
+# %% ../../nbs/train/06_words.ipynb #8cd66b1b
 @dataclass(frozen=True)
 class Plan:
     "All of the numbers."
@@ -218,7 +218,7 @@ class Plan:
 
 OTHERS = ("af_alloy", "af_aoede", "af_heart", "af_jessica", "af_kore", "af_nicole", "af_nova", "af_river", "af_sky", "am_echo", "am_eric", "am_fenrir",
           "am_liam", "am_onyx", "am_puck", "am_santa", "bf_alice", "bf_lily", "bm_daniel", "bm_fable")  # further voices of Kokoro's, a little of each
-MIX = dict(joe=.34, hibari=.22) | dict.fromkeys(TRAINED[2:], .07) | dict.fromkeys(OTHERS, .16 / len(OTHERS))
+MIX = dict(joe=.36, hibari=.22) | dict.fromkeys(TRAINED[2:], .08) | dict.fromkeys(OTHERS, .1 / len(OTHERS))
 
 # %% ../../nbs/train/06_words.ipynb #b838d1e4
 def understood(
