@@ -6,8 +6,8 @@
 __all__ = ['SEGMENT_S', 'CONTEXT_S', 'PADDED', 'shaped', 'in_one_place', 'first_true', 'checked', 'all_checked', 'segments',
            'crossfaded', 'packed', 'moved', 'steps_of', 'heard', 'through', 'understood', 'frames_of', 'mel_of',
            'audio_in_segments', 'listed', 'by_length', 'token_numbers', 'voice_numbers', 'decodable', 'send_ragged',
-           'encoded', 'decoded', 'ten_bits', 'trunks', 'in_ten_bits', 'Pretrained', 'same_place', 'copied', 'Movable',
-           'LinaCodec']
+           'windows_of', 'encoded', 'decoded', 'ten_bits', 'trunks', 'in_ten_bits', 'Pretrained', 'same_place',
+           'copied', 'Movable', 'LinaCodec']
 
 # %% ../../nbs/codec/11_runtime.ipynb #49451e62
 import copy, threading
@@ -221,7 +221,7 @@ def audio_in_segments(
     return crossfaded(parts, fade)
 
 # %% ../../nbs/codec/11_runtime.ipynb #0112394c
-PADDED = 1.25  # at most so many times the real work is computed in a group, padding included
+PADDED = 1.25  # at most so many times the real work is computed, padding included
 
 def listed(
     x:Any, # one value or a list of them
@@ -238,13 +238,17 @@ def by_length(
     size:int, # most in a group
     most:float=PADDED, # times the real work that a group may cost
 ) -> list[list[int]]: # indices
-    "Groups of similar length, so that little is padded."
-    groups, real_work = [], 0
+    "Few groups of similar length, so that little is padded."
+    groups, real_work, longest = [], 0, lambda group: len(items[group[0]])
     for i in sorted(range(len(items)), key=lambda i: -len(items[i])):
-        longest = len(items[groups[-1][0]]) if groups else 0
-        if groups and len(groups[-1]) < size and longest * (len(groups[-1]) + 1) <= most * (real_work + len(items[i])):
+        if groups and len(groups[-1]) < size and longest(groups[-1]) * (len(groups[-1]) + 1) <= most * (real_work + len(items[i])):
             groups[-1].append(i); real_work += len(items[i])
         else: groups.append([i]); real_work = len(items[i])
+    room = most * sum(map(len, items)) - sum(len(g) * longest(g) for g in groups)
+    while size > 1:  # what one group has saved, two others may spend
+        costs = {k: len(b) * (longest(a) - longest(b)) for k, (a, b) in enumerate(zip(groups, groups[1:])) if len(a) + len(b) <= size}
+        if not costs or costs[k := min(costs, key=costs.get)] > room: break
+        groups[k:k + 2], room = [groups[k] + groups[k + 1]], room - costs[k]
     return groups
 
 # %% ../../nbs/codec/11_runtime.ipynb #9a8374f7
@@ -289,6 +293,13 @@ def send_ragged(
     "Lengths that differ, sent ahead in one go where each transfer would count."
     if fused(device): send(device, *(n for n in lists if min(n) < max(n)))
 
+def windows_of(
+    lengths:list[int], # samples at 16 kHz
+    net:Network, # whose ears hear them
+) -> list[int]: # of each the windows over which WavLM normalises; none of them for another ear
+    "How often the first convolution of an ear looks at audio."
+    return [(n - kernel) // stride + 1 for _, kernel, stride in getattr(net.content_ear.arch, "convs", ())[:1] for n in lengths] or [0]
+
 def encoded(
     waves:list[torch.Tensor], # (n,) float32, from `all_checked`
     rate:int, # of all of them in Hz
@@ -303,7 +314,7 @@ def encoded(
         which = [i for i, yes in enumerate(known) if yes == k]
         groups += [[which[i] for i in g] for g in by_length([waves[i] for i in which], at_once)]
     out, lengths = [], [[len(waves[i]) for i in g] for g in groups]
-    send_ragged(net.device, *(step for n in lengths for step in steps_of(n, rate, net)))
+    send_ragged(net.device, *(step for n in lengths for step in (*steps_of(n, rate, net), windows_of(steps_of(n, rate, net)[2], net))))
     for group, rows, n in zip(groups, moved(packed(waves, groups), net.device), lengths):
         out.append((group, *understood(*heard(rows, n, rate, net), net, not known[group[0]], segment_s)))
     return out
