@@ -72,15 +72,15 @@ _sent, _lock, KEPT = {}, Lock(), 256  # (lengths, device) -> tensor, and how man
 @torch.inference_mode(False)
 def send(
     device:torch.device|str, # where they will be needed
-    *lists:list[int], # lengths of the same sequences at several places of the network
+    *lists:list[int], # lengths of sequences at several places of the network
 ) -> None:
     "Lengths on their way to a device, all in one go."
     device = torch.device(device)
     new = [t for t in dict.fromkeys(map(tuple, lists)) if (t, device) not in _sent]
     if not new: return
-    table = torch.tensor(new, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    there = torch.tensor([n for t in new for n in t], pin_memory=device.type == "cuda").to(device, non_blocking=True)
     with _lock:
-        _sent.update(((t, device), row) for t, row in zip(new, table))
+        _sent.update(((t, device), row) for t, row in zip(new, there.split([len(t) for t in new])))
         while len(_sent) > KEPT: del _sent[next(iter(_sent))]
 
 @lru_cache(256)
@@ -119,11 +119,12 @@ def real(
 
 def silenced(
     x:torch.Tensor, # (batch, frames, channels)
-    keep:torch.Tensor|None, # from `real`
+    keep:torch.Tensor|None, # from `real`; or that with a dimension for the channels
 ) -> torch.Tensor: # the same with zeros in the padding
     "A batch as a convolution must see it: nothing beyond the end of each sequence."
     if keep is None: return x
-    return x * (keep[..., None] if fused(x.device) else keep[..., None].to(x.dtype))
+    if keep.dim() < x.dim(): keep = keep[..., None]
+    return x * (keep if fused(x.device) else keep.to(x.dtype))
 
 # %% ../../nbs/codec/02_layers.ipynb #f79508a7
 TILE = 2048  # frames that a layer works on at once

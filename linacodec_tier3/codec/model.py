@@ -6,7 +6,7 @@
 __all__ = ['CONTENT_LAYERS', 'LISTENING_RATE', 'UNUSED', 'PRECISIONS', 'built', 'Settings', 'Ear', 'dtype_of', 'Core',
            'standardised', 'padding', 'mel_frames', 'MelFrames', 'MelEar', 'Network', 'core_of',
            'with_batch_statistics', 'content_ear_of', 'ears_of', 'voice_ear_of', 'speech_encoder', 'vocoder_from',
-           'vocoder_of', 'to_dtype', 'place', 'prepare', 'load_network']
+           'vocoder_of', 'place', 'prepare', 'load_network']
 
 # %% ../../nbs/codec/09_model.ipynb #e81430a9
 import inspect, math
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import real
+from .layers import fused, on_device, real, to_dtype
 from .fsq import FiniteScalarQuantizer
 from .global_encoder import GlobalEncoder
 from .mel_decoder import PostNet, decode_mel, mel_filters
@@ -155,19 +155,18 @@ def standardised(
     x:torch.Tensor, # (batch, frames, channels)
     counts:list[int], # frames of each
     mask:torch.Tensor|None=None, # from `layers.real`; None: all frames are real
-    one_by_one:bool|None=None, # in a loop; None: on a CPU
 ) -> torch.Tensor: # float32, zeros in the padding
     "Each channel of each sequence with mean 0 and deviation 1 over time."
-    if x.device.type != "cpu" if one_by_one is None else not one_by_one: return _standardised_at_once(x.float(), counts, mask)
+    if fused(x.device): return _standardised_together(x.float(), counts, mask)
     out = torch.zeros_like(x, dtype=torch.float32)
     for o, s, n in zip(out, x.float(), counts):
         std, mean = torch.std_mean(s[:n], dim=0)
         o[:n] = (s[:n] - mean) / (std + 1e-8)
     return out
 
-def _standardised_at_once(x, counts, mask):
+def _standardised_together(x, counts, mask):
     if mask is None: std, mean = torch.std_mean(x, dim=1, keepdim=True); return (x - mean) / (std + 1e-8)
-    real_ones, n = mask[..., None], mask.sum(1)[:, None, None]
+    real_ones, n = mask[..., None], on_device(counts, x.device)[:, None, None]
     mean = (x * real_ones).sum(1, keepdim=True) / n
     off = (x - mean) * real_ones
     return off / ((off.square().sum(1, keepdim=True) / (n - 1)).sqrt() + 1e-8)
@@ -334,21 +333,6 @@ def vocoder_of(
     windows = {n: t for n, t in vocoder.state_dict().items() if n.endswith(".window")}  # which a file need not have
     assign(vocoder, windows | unnormed(state), w.path(name), ("feature_extractor.",))
     return vocoder
-
-# %% ../../nbs/codec/09_model.ipynb #570d79ec
-ISTFTHead.exact = FiniteScalarQuantizer.exact = True
-
-def to_dtype(
-    module:nn.Module, # changed
-    device:str, # where it will run
-    dtype:torch.dtype, # what it will compute with
-) -> nn.Module: # the same
-    "Convert all of a module except what lies under `exact` parts, and move all of it."
-    if not getattr(module, "exact", False):
-        for child in module.children(): to_dtype(child, device, dtype)
-        for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            if t.is_floating_point(): t.data = t.data.to(dtype)
-    return module.to(device)
 
 # %% ../../nbs/codec/09_model.ipynb #c72b7c19
 PRECISIONS = dict(float32=torch.float32, tf32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)  # a setting's word -> what weights are kept in
