@@ -9,7 +9,7 @@ __all__ = ['KEYS', 'ALIASES', 'ACTIONS', 'ACTION', 'CONTENT', 'RequestError', 'R
 
 # %% ../nbs/07_handler.ipynb #4249e1f5
 import asyncio, contextvars, logging, signal, sys, threading, time, zlib
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, AsyncIterator, Iterator
 import runpod
@@ -298,9 +298,11 @@ def main() -> None:
         if cfg.device != "auto": resolve_device(cfg.device)
         log_to_runpod(cfg)
         load_tts_model(cfg.default_service)
-        with suppress(CodecUnavailable):
+        try:
             if linacodec_available(fetch=False): load_linacodec()
-    except (ConfigError, EngineError, ValueError) as e: sys.exit(f"linacodec-tier3 cannot start: {e}")
+        except CodecUnavailable as e:
+            if device_fault(e) == "dead": raise
+    except (CodecUnavailable, ConfigError, EngineError, ValueError) as e: sys.exit(f"linacodec-tier3 cannot start: {e}")
     runpod.serverless.start(worker_config(cfg))
 
 # %% ../nbs/07_handler.ipynb #0c93bd3b

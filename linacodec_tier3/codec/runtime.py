@@ -367,7 +367,7 @@ _in_turn = threading.RLock()
 
 # %% ../../nbs/codec/11_runtime.ipynb #19649365
 class Pretrained:
-    "A network with the name of its weights, on a device. Nothing in it changes, so any number of threads may use it at once."
+    "A network with the name of its weights, on a device. Nothing that it computes with changes, so any number of threads may use it at once."
     sample_rate = 48_000 # Hz of what it decodes to
     switched = ("cuda",) # kinds of devices on which TF32 exists
 
