@@ -31,7 +31,7 @@ class Step:
     work:object # function of a `Bench`
     most_s:float # seconds until it is killed
     least_s:float # with less time left it is not started
-    beside:bool # whether it runs at the same time as the step before it
+    beside:str # the step at the same time as which it runs; its own name: none
 
 
 STEPS:dict[str, Step] = {}
@@ -40,11 +40,11 @@ STEPS:dict[str, Step] = {}
 def step(
     most_s:float, # seconds until it is killed
     least_s:float=8., # with less time left it is not started
-    beside:bool=False, # whether it runs at the same time as the step before it
+    beside:str="", # the step at the same time as which it runs
 ):
     "Make a function of a `Bench` a step, after those that there are."
     def known(work):
-        STEPS[work.__name__] = Step(work.__name__, work, most_s, least_s, beside)
+        STEPS[work.__name__] = Step(work.__name__, work, most_s, least_s, beside or work.__name__)
         return work
     return known
 
@@ -348,7 +348,7 @@ def reference(b, codecs, model, what, sounds) -> dict:
     return dict(tokens=tokens, watched="before.0" in found)
 
 
-@step(40, beside=True)
+@step(40, beside="prepare")
 def environment(b):
     "The card, its software, and what it can do at most."
     import numpy, torch
@@ -493,7 +493,7 @@ def twice(codec, sounds) -> dict: # True: bit by bit the same
     return dict(encode=same(first, second), decode=same(*made), batch=in_batch)
 
 
-@step(30, beside=True)
+@step(30, beside="correctness")
 def device_assert(b):
     "A kernel that fails: what the process sees, what it makes of it, and whether anything works afterwards."
     import torch
@@ -555,7 +555,7 @@ def tasks(b):
             if "error" not in b.part(name, lambda: dict(first_ms=b.clock(do, 1, 1)["ms"])): yield name, do
 
 
-@step(30, beside=True)
+@step(30, beside="correctness")
 def syncs(b):
     "Where the host waits for the device, line by line, and how many operators are called."
     for name, do in tasks(b):
@@ -593,7 +593,7 @@ def operators(do) -> dict: # name -> how often
     return dict(total=sum(seen.values()), dearest=dict(seen.most_common(12)))
 
 
-@step(35, beside=True)
+@step(35, beside="correctness")
 def memory(b):
     "Memory after many lengths."
     b.part("published", lambda: lengths(b, load(b), b.size(200, 5)), 4)
@@ -1118,7 +1118,7 @@ def groups(names:list[str]) -> list[list[Step]]:
     "Steps in order, those together that run at the same time."
     found = []
     for s in (STEPS[n] for n in names):
-        if s.beside and found: found[-1].append(s)
+        if found and found[-1][0].beside == s.beside: found[-1].append(s)
         else: found.append([s])
     return found
 
