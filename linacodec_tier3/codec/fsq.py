@@ -61,5 +61,4 @@ class FiniteScalarQuantizer(nn.Module):
 
 def _projected(linear, x): # float32
     if isinstance(linear, nn.Identity): return x.float()
-    kind = torch.float64 if x.device.type in ("cuda", "meta") else torch.float32
-    return F.linear(x.to(kind), linear.weight.to(kind), linear.bias.to(kind)).float()
+    return F.linear(x.float(), linear.weight.float(), linear.bias.float())

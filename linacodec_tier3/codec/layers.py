@@ -119,11 +119,12 @@ def real(
 
 def silenced(
     x:torch.Tensor, # (batch, frames, channels)
-    keep:torch.Tensor|None, # from `real`
+    keep:torch.Tensor|None, # from `real`; or that with a dimension for the channels
 ) -> torch.Tensor: # the same with zeros in the padding
     "A batch as a convolution must see it: nothing beyond the end of each sequence."
     if keep is None: return x
-    return x * (keep[..., None] if fused(x.device) else keep[..., None].to(x.dtype))
+    if keep.dim() < x.dim(): keep = keep[..., None]
+    return x * (keep if fused(x.device) else keep.to(x.dtype))
 
 # %% ../../nbs/codec/02_layers.ipynb #f79508a7
 TILE = 2048  # frames that a layer works on at once

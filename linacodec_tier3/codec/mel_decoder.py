@@ -63,11 +63,11 @@ def _interpolated(x, lengths, targets, mode):
     most, keep = max(targets), real(targets, x.device)
     lengths, targets = (on_device(n, x.device)[:, None] for n in (lengths, targets))
     last, scale = lengths - 1, lengths / targets
-    at = torch.arange(most, device=x.device)
+    at = torch.arange(most, device=x.device, dtype=wide(x.device))
     take = lambda i: x.gather(1, i[..., None].expand(-1, -1, x.shape[2]))
-    if mode == "nearest": y = take(torch.minimum((at * scale).long(), last))
+    if mode == "nearest": y = take(torch.minimum((at.float() * scale).long(), last))
     else:
-        at = ((at + .5).to(wide(x.device)) * scale - .5).float().clamp(min=0)  # rounded once, as torch's function does
+        at = ((at + .5) * scale - .5).float().clamp(min=0)  # rounded once, as torch's function does
         low = torch.minimum(at.long(), last)
         y = torch.lerp(take(low), take(torch.minimum(low + 1, last)), (at - low).to(x.dtype)[..., None])
     return silenced(y, keep)
@@ -99,7 +99,7 @@ class PostNet(nn.Module):
         keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # same shape
         "The corrected spectrogram."
-        y = x
+        y, keep = x, None if keep is None else keep[..., None]
         for i, layer in enumerate(self.convolutions):
             y = layer(silenced(y, keep).mT).mT
             if i < len(self.convolutions) - 1: y = y.tanh()

@@ -23,7 +23,7 @@ from .resample import resample
 from .transformer import Transformer
 from .vocoder import ISTFTHead, UpSamplerBlock, Vocoder, VocosBackbone
 from .wavlm import (MODELS, Architecture, SpeechEncoder, architecture, speech_encoder_state,
-                                         unnormed, unused_by_speech_encoder)
+                                         padded_widths, unnormed, unused_by_speech_encoder)
 from .weights import Weights, WeightsError, assign
 
 # %% ../../nbs/codec/09_model.ipynb #4b8e0c96
@@ -351,9 +351,11 @@ def place(
 def prepare(
     network:Network, # where it will run; changed
 ) -> Network: # the same
-    "Compute once what every call would compute again; today a CPU's form of the position convolution."
+    "Do once what every call would gain from: a CPU's form of the position convolution, widths that a GPU likes."
     for ear in (network.content_ear, network.voice_ear):
-        if network.device.type == "cpu" and not isinstance(ear, MelEar): ear.encoder.transformer.pos_conv_embed.prepare()
+        if isinstance(ear, MelEar): continue
+        if network.device.type == "cpu": ear.encoder.transformer.pos_conv_embed.prepare()
+        if fused(network.device): padded_widths(ear)
     return network
 
 def load_network(

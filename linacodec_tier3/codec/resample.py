@@ -40,7 +40,7 @@ def resample(
     common = math.gcd(rate_in, rate_out)
     old, new = rate_in // common, rate_out // common
     h, reach = filters(old, new, x.device)
-    wide = torch.float64 if x.device.type in ("cuda", "meta") else torch.promote_types(x.dtype, torch.float32)
+    wide = torch.promote_types(x.dtype, torch.float32)
     wave = F.pad(x.reshape(-1, 1, x.shape[-1]), (reach, reach + old))
     y = F.conv1d(wave.to(wide), h.to(wide), stride=old).transpose(1, 2).reshape(*x.shape[:-1], -1)
     return y[..., :math.ceil(new * x.shape[-1] / old)].to(x.dtype)

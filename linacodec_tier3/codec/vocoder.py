@@ -39,6 +39,7 @@ class VocosBackbone(nn.Module):
     ) -> torch.Tensor: # (batch, frames, dim)
         "Features of each frame."
         x = self.norm(self.embed(silenced(mel.to(self.embed.weight.dtype), keep).mT).mT)
+        if keep is not None: keep = keep[..., None]
         for block in self.convnext: x = block(x, keep)
         return self.final_layer_norm(x)
 
@@ -70,13 +71,14 @@ class GroupNorm(nn.GroupNorm):
         return torch.addcmul(shift.flatten(1)[:, None].to(x.dtype), x, scale.flatten(1)[:, None].to(x.dtype))
 
     def together(self, x, keep):
-        keep = keep[..., None, None]  # (batch, frames, groups, channels of a group)
+        while keep.dim() < 4: keep = keep[..., None]  # (batch, frames, groups, channels of a group)
         count = keep.sum(1, keepdim=True) * (x.shape[2] // self.num_groups)
-        parts = x.float().unflatten(-1, (self.num_groups, -1))
-        off = (parts - (parts * keep).sum((1, 3), keepdim=True) / count) * keep
+        parts = x.unflatten(-1, (self.num_groups, -1))
+        off = (parts - (parts * keep).sum((1, 3), keepdim=True, dtype=torch.float32) / count) * keep
         factor = (off.square().sum((1, 3), keepdim=True) / count + self.eps).rsqrt()
         weight, bias = (p.view(self.num_groups, -1) for p in (self.weight, self.bias))
-        return torch.addcmul(bias, off, factor * weight).flatten(2).to(x.dtype)
+        y = torch.addcmul(bias, off, factor * weight).flatten(2)
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
 # %% ../../nbs/codec/08_vocoder.ipynb #56c68136
 class ResnetBlock(nn.Module):
@@ -89,6 +91,7 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x, keep=None): # (batch, frames, channels)
         y = x
+        if keep is not None and fused(x.device): keep = keep[..., None]
         for norm, snake, conv in ((self.norm1, self.snake1, self.conv1), (self.norm2, self.snake2, self.conv2)):
             y = conv(silenced(snake(norm(y, keep)), keep).mT).mT
         return x + y
@@ -195,12 +198,11 @@ class ISTFTHead(nn.Module):
         x:torch.Tensor, # (batch, frames, channels)
         lengths:list[int], # frames of each
         before:Any=nn.Identity(), # as above
-    ) -> torch.Tensor: # (batch, samples of the longest), zeros beyond each end
+    ) -> torch.Tensor: # (batch, samples of the longest); beyond an end it means nothing
         "Every sequence's audio."
-        keep, window = real(lengths, x.device), self.istft.window.float()
+        keep, square = real(lengths, x.device), self.istft.window.float().square().expand(1, x.shape[1], -1)
         frames = silenced(self.windowed(before(x).to(self.out.weight.dtype)), keep)
-        square = silenced(window.square().expand(1, x.shape[1], -1), keep)
-        y, total = (overlap_add(t, self.hop)[:, self.cut:-self.cut or None] for t in (frames, square))
+        y, total = (overlap_add(t, self.hop)[:, self.cut:-self.cut or None] for t in (frames, silenced(square, keep)))
         if keep is None: return y / total
         inside = real(self.lengths(lengths), x.device)
         return torch.where(inside, y, 0.) / torch.where(inside, total, 1.)
@@ -235,7 +237,7 @@ def _envelope(transition): # of the transition's bins: coefficients of polynomia
     uneven = (.5 - 3 * x ** 2 + 2 * x ** 3).tolist()  # how much more than a half of the low signal
     u = [[1.], [0., 2.]]  # Chebyshev's polynomials of the second kind
     while len(u) < transition: u.append([2 * a - b for a, b in zip([0., *u[-1]], [*u[-2], 0., 0.])])
-    odd = [sum(2 * uneven[half + j] * u[2 * j][i] for j in range(half) if i < len(u[2 * j])) for i in range(0, transition - 1, 2)]
+    odd = [sum(4 * uneven[half + j] * u[2 * j][i] for j in range(half) if i < len(u[2 * j])) for i in range(0, transition - 1, 2)]
     return u[transition - 1][1::2], odd
 
 def _horner(coefficients, x):
@@ -253,16 +255,16 @@ def below(
 ) -> torch.Tensor: # (batch, most) float32: by distance in samples
     "What signals are convolved with, each as a period, to leave what is below a frequency."
     n, even_odd = on_device(lengths, device)[:, None], _envelope(transition)
-    start = ((n // 2 + 1).to(wide(device)) * share).long() - transition // 2
+    twice = 2 * ((n // 2 + 1).to(wide(device)) * share).long() - transition  # the first bin of the transition, doubled
     u, period, step = torch.arange(most, device=device), 2 * n, math.pi / n
     near = torch.minimum(u, n - u)  # the same from both ends of a period, and more precise from the closer one
     angle = lambda times: (times * near).remainder(period) * step  # whole numbers up to here, so none is too large
-    phi, middle = angle(1), angle(2 * start + transition - 1)
+    phi, middle = near * step, angle(twice + transition - 1)
     square = phi.cos().square()
     even, odd = (_horner(c, square) for c in even_odd)
-    inner = torch.where(near == 0, 2 * start - 1, angle(2 * start - 1).sin() / phi.sin())
-    sum_ = inner + middle.cos() * phi.cos() * even - 2 * middle.sin() * phi.sin() * odd
-    return torch.where(u < n, sum_ / n, 0.)  # the rest of the signal is no further away
+    inner = torch.where(near == 0, twice - 1, angle(twice - 1).sin() / phi.sin())
+    sum_ = inner + middle.cos() * phi.cos() * even - middle.sin() * phi.sin() * odd
+    return (sum_ / n).masked_fill(u >= n, 0.)  # the rest of the signal is no further away
 
 def crossover_batch(
     high:torch.Tensor, # (batch, n): used above the cutoff
@@ -317,7 +319,9 @@ class Vocoder(nn.Module):
         size, audio = max(1, BYTES // (upsampled.shape[1] * self.head_48k.out.out_features * 4)), []
         for a in range(0, len(lengths), size):
             some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
-            low = resample(self.head.batch(features[some], counts), 24_000, 48_000)
+            low, ends = self.head.batch(features[some], counts), self.head.lengths(counts)
+            if (inside := real(ends, low.device)) is not None: low = low * inside  # beyond the ends is silence
+            low = resample(low, 24_000, 48_000)
             high = self.head_48k.batch(upsampled[some], self.upsampler.lengths(counts), self.upsampler.finish)
-            audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(self.head.lengths(counts), 2))
+            audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(ends, 2))
         return audio
