@@ -8,7 +8,7 @@ __all__ = ['mel_filters', 'log_mel', 'interpolate', 'Norm', 'PostNet', 'decode_m
 # %% ../../nbs/codec/07_mel_decoder.ipynb #d462283d
 import math
 from functools import lru_cache
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from .layers import Lengths, fused, on_device, real, silenced, wide
 from .transformer import Transformer
