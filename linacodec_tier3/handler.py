@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'ALIASES', 'ACTIONS', 'ACTION', 'CONTENT', 'RequestError', 'Request', 'check_request', 'bucket_store',
-           'answer', 'health', 'voices', 'WorkerConfig', 'keeper', 'hold_back', 'on_shutdown', 'handler',
+           'answer', 'health', 'voices', 'WorkerConfig', 'keeper', 'hold_back', 'on_shutdown', 'failed', 'handler',
            'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
 
 # %% ../nbs/07_handler.ipynb #4249e1f5
 import asyncio, contextvars, logging, signal, sys, threading, time, zlib
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, AsyncIterator, Iterator
 import runpod
@@ -18,7 +18,7 @@ from . import __version__
 from .config import PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config, resolve_device
 from .generators import (Delivery, JobState, JobStopped, ResultTooLarge, available_formats, codec_for, delivery,
                                         generate_batch_audio, generate_stream, on_loop)
-from .seat import CodecUnavailable, codec_state, linacodec_available, load_linacodec, require_linacodec
+from .seat import CodecUnavailable, codec_state, device_fault, linacodec_available, load_linacodec, require_linacodec
 from .tts import EngineError, check_option, engine_class, engine_names, forget_engine, load_tts_model, recordings, resolve_voice, shown
 from .wire import EMBEDDING_MODES, FORMATS, STREAMED_FORMATS, TOKEN_ENCODINGS, TOKENS, error_result, wire_size
 
@@ -184,9 +184,13 @@ ACTION = {"health": health, "voices": voices}
 # %% ../nbs/07_handler.ipynb #6fd3f688
 _keep = contextvars.ContextVar("keep", default=False)
 
+_lost = threading.Event()  # once set, whoever replaces workers is told to replace this one
+
 class WorkerConfig(dict):
-    "The SDK's configuration, which knows for each partial whether it belongs to the job's output."
-    def get(self, key, default=None): return _keep.get() if key == "return_aggregate_stream" else super().get(key, default)
+    "The SDK's configuration, which knows for each partial whether it belongs to the job's output, and after each job whether the worker can go on."
+    def get(self, key, default=None):
+        if key == "return_aggregate_stream": return _keep.get()
+        return _lost.is_set() if key == "refresh_worker" else super().get(key, default)
 
 def keeper() -> Any: # function: message -> whether it belongs to the job's output
     "Decides for one job; the kept messages together stay under the result's limit."
@@ -228,6 +232,19 @@ def on_shutdown(
 _log = logging.getLogger("linacodec_tier3")
 _job_id = contextvars.ContextVar("job_id", default=None)
 
+def failed(
+    e:Exception, # that ended a job
+) -> dict: # the message that tells the client
+    "What is said of an error, here and in the log; a lost GPU is noted."
+    if device_fault(e) == "dead":
+        _lost.set()
+        _log.error("the GPU is lost, this worker is to be replaced")
+    if isinstance(e, (RequestError, EngineError, CodecUnavailable, ResultTooLarge, JobStopped)):
+        _log.error("job failed: %s", e)
+        return error_result(str(e))
+    _log.error("job failed", exc_info=e)
+    return error_result(f"internal error, {type(e).__name__}: {e}; the worker's log has the traceback")
+
 async def handler(
     job:dict, # `id` and `input`, as RunPod sends them
 ) -> AsyncIterator[dict]: # messages as in `wire`
@@ -246,12 +263,7 @@ async def handler(
                 content = hold_back(message)
                 yield message
                 message.update(content)
-    except (RequestError, EngineError, CodecUnavailable, ResultTooLarge, JobStopped) as e:
-        _log.error("job failed: %s", e)
-        yield error_result(str(e))
-    except Exception as e:
-        _log.exception("job failed")
-        yield error_result(f"internal error, {type(e).__name__}: {e}; the worker's log has the traceback")
+    except Exception as e: yield failed(e)
     finally: _running.pop(job["id"], None)
 
 # %% ../nbs/07_handler.ipynb #f06e14df
@@ -286,9 +298,11 @@ def main() -> None:
         if cfg.device != "auto": resolve_device(cfg.device)
         log_to_runpod(cfg)
         load_tts_model(cfg.default_service)
-        with suppress(CodecUnavailable):
+        try:
             if linacodec_available(fetch=False): load_linacodec()
-    except (ConfigError, EngineError, ValueError) as e: sys.exit(f"linacodec-tier3 cannot start: {e}")
+        except CodecUnavailable as e:
+            if device_fault(e) == "dead": raise
+    except (CodecUnavailable, ConfigError, EngineError, ValueError) as e: sys.exit(f"linacodec-tier3 cannot start: {e}")
     runpod.serverless.start(worker_config(cfg))
 
 # %% ../nbs/07_handler.ipynb #0c93bd3b

@@ -4,15 +4,26 @@ import time
 import numpy as np
 
 from linacodec_tier3.generators import log_event
+from linacodec_tier3.seat import load_linacodec
 from linacodec_tier3.tts import Option
 
 
-def _raise(): raise RuntimeError("the weights are gone:\n  look under \udcff")
+ASSERT = """CUDA error: device-side assert triggered
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."""  # as torch says it
+
+
+def _raise(message="the weights are gone:\n  look under \udcff"): raise RuntimeError(message)
+
+
+def _spoil(note): # from now on the codec of this process answers as on a GPU that is lost
+    load_linacodec().encode = lambda *_, **__: _raise(ASSERT)
+    return note
 
 
 TROUBLES = {"none": lambda note: note, "raises": lambda note: _raise(), "hangs": lambda note: time.sleep(3600),
             "nan": lambda note: note * np.nan, "int16": lambda note: np.int16(note * 32767), "silence": lambda note: note * 0,
-            "stereo": lambda note: np.stack([note, note]), "nothing": lambda note: None}
+            "stereo": lambda note: np.stack([note, note]), "nothing": lambda note: None, "GPU lost": lambda note: _raise(ASSERT), "codec's GPU lost": _spoil}
 
 
 class Witness:

@@ -7,7 +7,7 @@ import pytest
 
 from linacodec_tier3.client import Client, MissingPartials, in_order, poll, speak, stream
 from linacodec_tier3.endpoint import LocalEndpoint
-from support import PARAGRAPH, answered, ended, heard, install_engine, wait_until
+from support import PARAGRAPH, answered, ended, events, heard, install_engine, wait_until, with_weights
 
 TONE = dict(text=PARAGRAPH, service="tone", max_chars=60, output_format="pcm_24", stream=True)
 GRACE_S = 2
@@ -156,3 +156,27 @@ def test_a_job_that_cannot_ends_as_failed_saying_why_and_where(busy, client):
     assert record.status == "FAILED" and "told to shut down" in record.error and "before chunk " in record.error
     assert GRACE_S <= time.monotonic() - start < GRACE_S + 3 and not record.retries
     assert ended(busy, client.submit(**TONE)).status == "COMPLETED" and pid not in busy.worker_pids
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory): # with a codec, small enough to load at once
+    with LocalEndpoint(env=install_engine(tmp_path_factory.mktemp("site")) | with_weights(tmp_path_factory.mktemp("weights"))) as running: yield running
+
+
+@pytest.mark.parametrize("trouble", ["GPU lost", "codec's GPU lost"])
+def test_a_worker_that_has_lost_its_gpu_says_so_in_one_line_and_is_replaced(coded, trouble):
+    request = dict(text="All is well. " * 4 + "Now trouble comes. " + "And on. " * 4, service="witness", max_chars=30, stream=True)
+    whole = answered(coded, **request)
+    assert whole.status == "COMPLETED"
+    job = answered(coded, **request, parameters={"trouble": trouble})
+    assert job.status == "FAILED" and "lost its GPU (CUDA error: device-side assert triggered)" in job.error and "send the job again" in job.error
+    assert "chunk " in job.error and "\\n" not in job.error and "TORCH_USE_CUDA_DSA" not in job.error and not job.retries
+    again = answered(coded, **request)  # a codec that had been spoilt would answer in the same process
+    assert again.status == "COMPLETED" and again.worker != job.worker and job.worker == whole.worker
+    assert not events(coded, "recovered")  # nothing was tried on a GPU that is lost
+
+
+def test_a_worker_whose_engine_fails_goes_on(coded):
+    job = answered(coded, text="Now trouble comes.", service="witness", parameters={"trouble": "raises"})
+    after = answered(coded, text="All is well.", service="witness")
+    assert (job.status, after.status, after.worker) == ("FAILED", "COMPLETED", job.worker)

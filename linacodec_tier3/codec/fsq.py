@@ -7,7 +7,7 @@ __all__ = ['bounded', 'FiniteScalarQuantizer']
 
 # %% ../../nbs/codec/05_fsq.ipynb #6f4b89bc
 import math
-import torch
+import torch, torch.nn.functional as F
 from torch import nn
 
 # %% ../../nbs/codec/05_fsq.ipynb #9185fb89
@@ -24,6 +24,7 @@ def bounded(
 # %% ../../nbs/codec/05_fsq.ipynb #8d8a7ccf
 class FiniteScalarQuantizer(nn.Module):
     "Frames to tokens, and tokens to embeddings."
+    exact = True
     def __init__(self,
         input_dim:int, # channels of a frame
         output_dim:int, # channels of an embedding
@@ -33,35 +34,31 @@ class FiniteScalarQuantizer(nn.Module):
         self.levels, self.codes, self.output_dim = list(levels), math.prod(levels), output_dim
         self.proj_in = nn.Identity() if input_dim == len(levels) else nn.Linear(input_dim, len(levels))
         self.proj_out = nn.Identity() if output_dim == len(levels) else nn.Linear(len(levels), output_dim)
-
-    def _digits(self, device):
-        levels = torch.tensor(self.levels, device=device)
-        return levels, torch.cat((levels.new_ones(1), levels.cumprod(0)[:-1]))
+        steps = torch.tensor(self.levels, device="cpu")
+        self.register_buffer("steps", steps, persistent=False) # of each number how many levels
+        self.register_buffer("value", torch.cat((steps.new_ones(1), steps.cumprod(0)[:-1])), persistent=False) # of a digit
 
     def encode(self,
         x:torch.Tensor, # (…, input_dim)
     ) -> torch.Tensor: # tokens, int64 (…)
         "The nearest code of each frame."
-        levels, value = self._digits(x.device)
-        digits = bounded(self.proj_in(x).float(), levels).round().long() + levels // 2
-        return (digits * value).sum(-1)
+        digits = bounded(_projected(self.proj_in, x), self.steps).round().long() + self.steps // 2
+        return (digits * self.value).sum(-1)
 
     def decode(self,
         tokens:torch.Tensor, # int64 (…), 0 … codes - 1
-    ) -> torch.Tensor: # (…, output_dim)
+    ) -> torch.Tensor: # (…, output_dim) float32
         "The embedding of each token."
-        levels, value = self._digits(tokens.device)
-        half = levels // 2
-        code = (tokens[..., None] // value % levels - half) / half
-        weight = getattr(self.proj_out, "weight", None)
-        return self.proj_out(code if weight is None else code.to(weight.dtype))
+        half = self.steps // 2
+        return _projected(self.proj_out, (tokens[..., None] // self.value % self.steps - half) / half)
 
     def through(self,
         x:torch.Tensor, # (…, input_dim)
     ) -> torch.Tensor: # (…, output_dim): what `decode` makes of `encode`, but with a gradient
         "The way of training: rounded on the way forward, as if it had not been on the way back."
-        levels, _ = self._digits(x.device)
-        z = bounded(self.proj_in(x).float(), levels)
-        code = (z + (z.round() - z).detach()) / (levels // 2)
-        weight = getattr(self.proj_out, "weight", None)
-        return self.proj_out(code if weight is None else code.to(weight.dtype))
+        z = bounded(_projected(self.proj_in, x), self.steps)
+        return _projected(self.proj_out, (z + (z.round() - z).detach()) / (self.steps // 2))
+
+def _projected(linear, x): # float32
+    if isinstance(linear, nn.Identity): return x.float()
+    return F.linear(x.float(), linear.weight.float(), linear.bias.float())

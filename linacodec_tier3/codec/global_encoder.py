@@ -57,7 +57,8 @@ class ConvNextBackbone(nn.Module):
         keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, frames, output_channels or dim)
         "Frames in the context of their neighbours."
-        x = self.norm(self.embed(silenced(x, keep).mT).mT)
+        x = self.norm(self.embed(silenced(x.to(self.norm.weight.dtype), keep).mT).mT)
+        if keep is not None: keep = keep[..., None]
         for block in self.convnext: x = block(x, keep)
         return self.proj_out(self.final_layer_norm(x))
 

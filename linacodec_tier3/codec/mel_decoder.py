@@ -7,23 +7,30 @@ __all__ = ['mel_filters', 'log_mel', 'interpolate', 'Norm', 'PostNet', 'decode_m
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #d462283d
 import math
+from functools import lru_cache
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import silenced
+from .layers import Lengths, fused, on_device, real, silenced, wide
 from .transformer import Transformer
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #c7088618
+@torch.inference_mode(False)
 def mel_filters(
     bins:int, # triangles
     n_fft:int, # samples of the transform
     rate:int, # Hz
-) -> torch.Tensor: # (n_fft // 2 + 1, bins)
+) -> torch.Tensor: # (n_fft // 2 + 1, bins) float32, on the CPU
     "Triangles between 0 Hz and half the rate, equally spaced in mel."
-    top = 2595 * math.log10(1 + rate / 2 / 700)
-    corners = 700 * (10 ** (torch.linspace(0, top, bins + 2) / 2595) - 1)
-    offset = corners - torch.linspace(0, rate / 2, n_fft // 2 + 1)[:, None]
+    top, line = 2595 * math.log10(1 + rate / 2 / 700), lambda *a: torch.linspace(*a, device="cpu")
+    corners = 700 * (10 ** (line(0, top, bins + 2) / 2595) - 1)
+    offset = corners - line(0, rate / 2, n_fft // 2 + 1)[:, None]
     width = corners.diff()
     return torch.minimum(-offset[:, :-2] / width[:-1], offset[:, 2:] / width[1:]).clamp(min=0)
+
+@lru_cache(32)
+@torch.inference_mode(False)
+def _of_mel(bins, n_fft, rate, device): # -> window, filters; made once for each device
+    return torch.hann_window(n_fft, device="cpu").to(device), mel_filters(bins, n_fft, rate).to(device)
 
 def log_mel(
     audio:torch.Tensor, # (…, n)
@@ -33,9 +40,9 @@ def log_mel(
     hop:int=256, # samples between frames
 ) -> torch.Tensor: # (…, bins, n // hop + 1)
     "Audio's log-mel spectrogram, frames centred on multiples of the hop."
-    window = torch.hann_window(n_fft, device=audio.device)
+    window, triangles = _of_mel(bins, n_fft, rate, audio.device)
     spectrum = torch.stft(audio, n_fft, hop, window=window, center=True, pad_mode="reflect", return_complex=True).abs()
-    return (spectrum.mT @ mel_filters(bins, n_fft, rate).to(spectrum)).mT.clamp(min=1e-7).log()
+    return (spectrum.mT @ triangles.to(spectrum)).mT.clamp(min=1e-7).log()
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #168d0d8a
 def interpolate(
@@ -45,9 +52,25 @@ def interpolate(
     mode:str="linear", # or "nearest"
 ) -> torch.Tensor: # (batch, longest target, channels), zeros after each end
     "Each sequence stretched to its target."
+    if fused(x.device):
+        alike = min(lengths) == max(lengths) and min(targets) == max(targets)
+        return F.interpolate(x.mT, size=targets[0], mode=mode).mT if alike else _interpolated(x, lengths, targets, mode)
     out = x.new_zeros(len(x), max(targets), x.shape[2])
     for i, (s, n, m) in enumerate(zip(x, lengths, targets)): out[i, :m] = F.interpolate(s[:n].T[None], size=m, mode=mode)[0].T
     return out
+
+def _interpolated(x, lengths, targets, mode):
+    most, keep = max(targets), real(targets, x.device)
+    lengths, targets = (on_device(n, x.device)[:, None] for n in (lengths, targets))
+    last, scale = lengths - 1, lengths / targets
+    at = torch.arange(most, device=x.device, dtype=wide(x.device))
+    take = lambda i: x.gather(1, i[..., None].expand(-1, -1, x.shape[2]))
+    if mode == "nearest": y = take(torch.minimum((at.float() * scale).long(), last))
+    else:
+        at = ((at + .5) * scale - .5).float().clamp(min=0)  # rounded once, as torch's function does
+        low = torch.minimum(at.long(), last)
+        y = torch.lerp(take(low), take(torch.minimum(low + 1, last)), (at - low).to(x.dtype)[..., None])
+    return silenced(y, keep)
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #02572ba7
 class Norm(nn.Module):
@@ -76,7 +99,7 @@ class PostNet(nn.Module):
         keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # same shape
         "The corrected spectrogram."
-        y = x
+        y, keep = x, None if keep is None else keep[..., None]
         for i, layer in enumerate(self.convolutions):
             y = layer(silenced(y, keep).mT).mT
             if i < len(self.convolutions) - 1: y = y.tanh()
@@ -95,5 +118,5 @@ def decode_mel(
     mode:str="linear", # of interpolation
 ) -> torch.Tensor: # (batch, longest, mel bins), log-mel
     "Spectrograms of token sequences."
-    if upsample is not None: x, counts = upsample(x.mT).mT, [n * upsample.stride[0] for n in counts]
+    if upsample is not None: x, counts = upsample(x.mT).mT, Lengths(counts, upsample.stride[0])
     return postnet(decoder(interpolate(x, counts, frames, mode), voice[:, None], keep), keep)

@@ -14,17 +14,20 @@ import torch, torch.nn.functional as F
 ROLLOFF, ZEROS = 0.99, 6  # share of the lower Nyquist frequency that passes; zero crossings on each side
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def filters(
     old:int, # input rate, divided by the common divisor
     new:int, # output rate, divided by it
+    device:torch.device|str="cpu", # where they will be used
 ) -> tuple[torch.Tensor, int]: # (new, 1, taps) float32, one filter an output phase; and how far they reach to the left
     "The interpolating filters between two rates."
     cutoff = min(old, new) * ROLLOFF
     reach = math.ceil(ZEROS * old / cutoff)
-    taps = torch.arange(-reach, reach + old, dtype=torch.float64) / old
-    t = (torch.arange(0, -new, -1, dtype=torch.float64)[:, None] / new + taps) * cutoff
+    taps = torch.arange(-reach, reach + old, dtype=torch.float64, device="cpu") / old
+    t = (torch.arange(0, -new, -1, dtype=torch.float64, device="cpu")[:, None] / new + taps) * cutoff
     window = torch.cos(t.clamp(-ZEROS, ZEROS) * math.pi / ZEROS / 2) ** 2
-    return (torch.sinc(t.clamp(-ZEROS, ZEROS)) * window * cutoff / old)[:, None].float(), reach
+    h = torch.sinc(t.clamp(-ZEROS, ZEROS)) * window * cutoff / old
+    return h[:, None].float().to(device), reach
 
 # %% ../../nbs/codec/01_resample.ipynb #5be1e8d8
 def resample(
@@ -36,7 +39,8 @@ def resample(
     if rate_in == rate_out: return x
     common = math.gcd(rate_in, rate_out)
     old, new = rate_in // common, rate_out // common
-    h, reach = filters(old, new)
+    h, reach = filters(old, new, x.device)
+    wide = torch.promote_types(x.dtype, torch.float32)
     wave = F.pad(x.reshape(-1, 1, x.shape[-1]), (reach, reach + old))
-    y = F.conv1d(wave, h.to(x), stride=old).transpose(1, 2).reshape(*x.shape[:-1], -1)
-    return y[..., :math.ceil(new * x.shape[-1] / old)]
+    y = F.conv1d(wave.to(wide), h.to(wide), stride=old).transpose(1, 2).reshape(*x.shape[:-1], -1)
+    return y[..., :math.ceil(new * x.shape[-1] / old)].to(x.dtype)

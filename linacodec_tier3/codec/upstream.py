@@ -143,11 +143,14 @@ class UpstreamLinaCodec:
         device:str|None=None, # "cpu" or "cuda"; None: the best there is
         dtype:str|torch.dtype="float32", # no other
         revision:str|None=None, # commit, tag or branch on the hub; None: as LINACODEC_REVISION says
+        encode_dtype:str|torch.dtype|None=None, # no other
     ) -> "UpstreamLinaCodec": # raises `ConfigError`, `WeightsError`
         "The codec in a repository or folder."
         upstream_module()
-        name, device = str(dtype).removeprefix("torch."), resolve_device(device or "auto")
-        if name != "float32": raise ConfigError(f"LINACODEC_DTYPE={name!r}: upstream takes no precision but its own; unset it, or set LINACODEC_BACKEND=native")
+        device = resolve_device(device or "auto")
+        for what, numbers in (("LINACODEC_DTYPE", dtype), ("LINACODEC_ENCODE_DTYPE", encode_dtype or "float32")):
+            name = str(numbers).removeprefix("torch.")
+            if name != "float32": raise ConfigError(f"{what}={name!r}: upstream takes no precision but its own; unset it, or set LINACODEC_BACKEND=native")
         if device == "mps": raise ConfigError("DEVICE='mps': upstream computes in float64 there, which mps lacks; set DEVICE=cpu, or LINACODEC_BACKEND=native")
         return cls(locate(repo_or_folder, revision=revision), device)
 

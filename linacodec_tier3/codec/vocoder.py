@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['VocosBackbone', 'Snake1d', 'GroupNorm', 'ResnetBlock', 'UpSamplerBlock', 'overlap_add', 'Window', 'ISTFTHead',
-           'crossover', 'Vocoder']
+           'crossover', 'below', 'crossover_batch', 'Vocoder']
 
 # %% ../../nbs/codec/08_vocoder.ipynb #ff898e41
+import math
+from functools import lru_cache
+from typing import Any
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import Linear, real, silenced
+from .layers import BYTES, Lengths, Linear, fused, on_device, real, silenced, wide
 from .global_encoder import ConvNeXtBlock
 from .resample import resample
 
@@ -35,24 +38,27 @@ class VocosBackbone(nn.Module):
         keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, frames, dim)
         "Features of each frame."
-        x = self.norm(self.embed(silenced(mel, keep).mT).mT)
+        x = self.norm(self.embed(silenced(mel.to(self.embed.weight.dtype), keep).mT).mT)
+        if keep is not None: keep = keep[..., None]
         for block in self.convnext: x = block(x, keep)
         return self.final_layer_norm(x)
 
 # %% ../../nbs/codec/08_vocoder.ipynb #fb81e490
 class Snake1d(nn.Module):
     "A periodic activation with a frequency for each channel."
+    exact = True
     def __init__(self, channels):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
     def forward(self, x): # (batch, frames, channels)
-        alpha = self.alpha[..., 0]
-        return torch.addcmul(x, (alpha * x).sin_().square_(), 1 / (alpha + 1e-9))
+        alpha, wide = self.alpha[..., 0].float(), x.float()
+        return torch.addcmul(wide, (alpha * wide).sin_().square_(), 1 / (alpha + 1e-9)).to(x.dtype)
 
 # %% ../../nbs/codec/08_vocoder.ipynb #473e831c
 class GroupNorm(nn.GroupNorm):
     "Group normalisation of (batch, frames, channels), blind to padding."
     def forward(self, x, keep=None):
+        if fused(x.device): return super().forward(x.mT).mT if keep is None else self.together(x, keep)
         parts = x if keep is None else silenced(x, keep)
         n = x.shape[1] if keep is None else keep.sum(1).view(-1, 1, 1)
         wide = parts.float().unflatten(-1, (self.num_groups, -1))
@@ -63,6 +69,16 @@ class GroupNorm(nn.GroupNorm):
         scale = (off.sum((1, 3))[..., None] / count + self.eps).rsqrt() * self.weight.view(self.num_groups, -1)
         shift = self.bias.view(self.num_groups, -1) - mean * scale
         return torch.addcmul(shift.flatten(1)[:, None].to(x.dtype), x, scale.flatten(1)[:, None].to(x.dtype))
+
+    def together(self, x, keep):
+        while keep.dim() < 4: keep = keep[..., None]  # (batch, frames, groups, channels of a group)
+        count = keep.sum(1, keepdim=True) * (x.shape[2] // self.num_groups)
+        parts = x.unflatten(-1, (self.num_groups, -1))
+        off = (parts - (parts * keep).sum((1, 3), keepdim=True, dtype=torch.float32) / count) * keep
+        factor = (off.square().sum((1, 3), keepdim=True) / count + self.eps).rsqrt()
+        weight, bias = (p.view(self.num_groups, -1) for p in (self.weight, self.bias))
+        y = torch.addcmul(bias, off, factor * weight).flatten(2)
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
 # %% ../../nbs/codec/08_vocoder.ipynb #56c68136
 class ResnetBlock(nn.Module):
@@ -75,11 +91,14 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x, keep=None): # (batch, frames, channels)
         y = x
+        if keep is not None and fused(x.device): keep = keep[..., None]
         for norm, snake, conv in ((self.norm1, self.snake1, self.conv1), (self.norm2, self.snake2, self.conv2)):
             y = conv(silenced(snake(norm(y, keep)), keep).mT).mT
         return x + y
 
-def _frames_after(up, n): return (n - 1) * up.stride[0] - 2 * up.padding[0] + up.kernel_size[0]
+def _frames_after(up, lengths): # of sequences before a transposed convolution
+    (stride,), (kernel,), (padding,) = up.stride, up.kernel_size, up.padding
+    return Lengths(lengths, stride, kernel - stride - 2 * padding)
 
 class UpSamplerBlock(nn.Module):
     "Transposed convolutions, each with a residual block, that halve the channels."
@@ -96,9 +115,11 @@ class UpSamplerBlock(nn.Module):
         self.resnet_blocks = nn.ModuleList(map(ResnetBlock, widths[1:]))
         self.out_proj, self.final_snake = Linear(widths[-1], in_channels), Snake1d(in_channels)
 
-    def frames(self, n): # of the input -> of the output
-        for up in self.upsample_layers: n = _frames_after(up, n)
-        return n
+    def lengths(self, frames): # of each sequence before -> after
+        for up in self.upsample_layers: frames = _frames_after(up, frames)
+        return frames
+
+    def frames(self, n): return self.lengths([n])[0] # of one sequence
 
     def forward(self,
         x:torch.Tensor, # (batch, frames, in_channels)
@@ -108,7 +129,7 @@ class UpSamplerBlock(nn.Module):
         "More frames."
         for up, block in zip(self.upsample_layers, self.resnet_blocks):
             x = up(silenced(x, keep).mT).mT
-            lengths = [_frames_after(up, n) for n in lengths]
+            lengths = _frames_after(up, lengths)
             keep = real(lengths, x.device)
             x = block(x, keep)
         return x
@@ -117,16 +138,19 @@ class UpSamplerBlock(nn.Module):
 
 # %% ../../nbs/codec/08_vocoder.ipynb #3515080a
 def overlap_add(
-    frames:torch.Tensor, # (n, width)
+    frames:torch.Tensor, # (…, n, width)
     hop:int, # samples between frames
-) -> torch.Tensor: # ((n - 1) · hop + width,)
+) -> torch.Tensor: # (…, (n - 1) · hop + width)
     "The sum of frames, each at its place."
-    n, width = frames.shape
+    *many, n, width = frames.shape
+    if fused(frames.device):
+        y = F.fold(frames.reshape(-1, n, width).mT, (1, (n - 1) * hop + width), (1, width), stride=(1, hop))
+        return y.view(*many, -1)
     pieces = -(-width // hop)
-    parts = F.pad(frames, (0, pieces * hop - width)).view(n, pieces, hop)
-    out = frames.new_zeros(n + pieces - 1, hop)
-    for i in range(pieces): out[i:i + n] += parts[:, i]
-    return out.flatten()[:(n - 1) * hop + width]
+    parts = F.pad(frames, (0, pieces * hop - width)).view(*many, n, pieces, hop)
+    out = frames.new_zeros(*many, n + pieces - 1, hop)
+    for i in range(pieces): out[..., i:i + n, :] += parts[..., i, :]
+    return out.flatten(-2)[..., :(n - 1) * hop + width]
 
 # %% ../../nbs/codec/08_vocoder.ipynb #562b2b6c
 class Window(nn.Module):
@@ -135,6 +159,7 @@ class Window(nn.Module):
 
 class ISTFTHead(nn.Module):
     "Features to audio through the inverse short-time Fourier transform."
+    exact = True
     def __init__(self,
         dim:int, # channels of a feature frame
         n_fft:int, # samples of a transform
@@ -146,9 +171,10 @@ class ISTFTHead(nn.Module):
         self.out, self.istft = Linear(dim, n_fft + 2), Window(n_fft)
         self.n_fft, self.hop, self.cut = n_fft, hop_length, n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
 
-    def samples(self, n): return (n - 1) * self.hop + self.n_fft - 2 * self.cut # of audio from n frames
+    def lengths(self, frames): return Lengths(frames, self.hop, self.n_fft - self.hop - 2 * self.cut) # samples of each sequence
+    def samples(self, n): return self.lengths([n])[0] # of one sequence of n frames
 
-    def windowed(self, x): # (frames, dim) -> (frames, n_fft)
+    def windowed(self, x): # (…, frames, dim) -> (…, frames, n_fft)
         log_magnitude, phase = self.out(x).float().chunk(2, -1)
         return torch.fft.irfft(torch.polar(log_magnitude.exp().clip(max=1e2), phase)) * self.istft.window.float()
 
@@ -168,23 +194,94 @@ class ISTFTHead(nn.Module):
         inside = slice(self.cut, len(y) - self.cut)
         return y[inside].div_(total[inside])
 
+    def batch(self,
+        x:torch.Tensor, # (batch, frames, channels)
+        lengths:list[int], # frames of each
+        before:Any=nn.Identity(), # as above
+    ) -> torch.Tensor: # (batch, samples of the longest); beyond an end it means nothing
+        "Every sequence's audio."
+        keep, square = real(lengths, x.device), self.istft.window.float().square().expand(1, x.shape[1], -1)
+        frames = silenced(self.windowed(before(x).to(self.out.weight.dtype)), keep)
+        y, total = (overlap_add(t, self.hop)[:, self.cut:-self.cut or None] for t in (frames, silenced(square, keep)))
+        if keep is None: return y / total
+        inside = real(self.lengths(lengths), x.device)
+        return torch.where(inside, y, 0.) / torch.where(inside, total, 1.)
+
 # %% ../../nbs/codec/08_vocoder.ipynb #0cc1e3fe
 def crossover(
-    high:torch.Tensor, # (n,): used above the cutoff
-    low:torch.Tensor, # (n,): used below
+    high:torch.Tensor, # (…, n): used above the cutoff
+    low:torch.Tensor, # (…, n): used below
     rate:int=48_000, # Hz of both
     cutoff:int=4000, # Hz
     transition:int=8, # bins between all of one and all of the other
-) -> torch.Tensor: # (n,)
+) -> torch.Tensor: # (…, n)
     "Two signals merged at a frequency."
     difference = torch.fft.rfft(high - low)
-    bins = len(difference)
+    bins = difference.shape[-1]
     middle = int(cutoff / (rate / 2) * bins)
     start, end = max(0, middle - transition // 2), min(bins, middle + transition // 2)
     x = (torch.linspace(-1, 1, end - start, device=high.device) + 1) / 2
-    difference[:start] = 0
-    difference[start:end] *= 3 * x ** 2 - 2 * x ** 3
-    return torch.fft.irfft(difference, n=len(high)).add_(low)
+    difference[..., :start] = 0
+    difference[..., start:end] *= 3 * x ** 2 - 2 * x ** 3
+    return torch.fft.irfft(difference, n=high.shape[-1]).add_(low)
+
+# %% ../../nbs/codec/08_vocoder.ipynb #d711fe1d
+def _good_size(n): # the next length that transforms are quick at
+    k = max(0, n.bit_length() - 4)
+    return next(m << k for m in (8, 9, 10, 12, 15, 16) if m << k >= n)
+
+@lru_cache
+@torch.inference_mode(False)
+def _envelope(transition): # of the transition's bins: coefficients of polynomials in cos² φ, even part and odd part
+    half, x = transition // 2, torch.arange(transition, dtype=torch.float64, device="cpu") / (transition - 1)
+    uneven = (.5 - 3 * x ** 2 + 2 * x ** 3).tolist()  # how much more than a half of the low signal
+    u = [[1.], [0., 2.]]  # Chebyshev's polynomials of the second kind
+    while len(u) < transition: u.append([2 * a - b for a, b in zip([0., *u[-1]], [*u[-2], 0., 0.])])
+    odd = [sum(4 * uneven[half + j] * u[2 * j][i] for j in range(half) if i < len(u[2 * j])) for i in range(0, transition - 1, 2)]
+    return u[transition - 1][1::2], odd
+
+def _horner(coefficients, x):
+    y = coefficients[-1]
+    for c in coefficients[-2::-1]: y = y * x + c
+    return y
+
+# %% ../../nbs/codec/08_vocoder.ipynb #4c63f56b
+def below(
+    lengths:list[int], # n of each signal
+    most:int, # distances wanted
+    share:float, # of half the rate: the cutoff
+    transition:int, # bins, even
+    device:torch.device|str, # where
+) -> torch.Tensor: # (batch, most) float32: by distance in samples
+    "What signals are convolved with, each as a period, to leave what is below a frequency."
+    n, even_odd = on_device(lengths, device)[:, None], _envelope(transition)
+    twice = 2 * ((n // 2 + 1).to(wide(device)) * share).long() - transition  # the first bin of the transition, doubled
+    u, period, step = torch.arange(most, device=device), 2 * n, math.pi / n
+    near = torch.minimum(u, n - u)  # the same from both ends of a period, and more precise from the closer one
+    angle = lambda times: (times * near).remainder(period) * step  # whole numbers up to here, so none is too large
+    phi, middle = near * step, angle(twice + transition - 1)
+    square = phi.cos().square()
+    even, odd = (_horner(c, square) for c in even_odd)
+    inner = torch.where(near == 0, twice - 1, angle(twice - 1).sin() / phi.sin())
+    sum_ = inner + middle.cos() * phi.cos() * even - middle.sin() * phi.sin() * odd
+    return (sum_ / n).masked_fill(u >= n, 0.)  # the rest of the signal is no further away
+
+def crossover_batch(
+    high:torch.Tensor, # (batch, n): used above the cutoff
+    low:torch.Tensor, # (batch, n): used below
+    lengths:list[int], # samples of each
+    rate:int=48_000, # Hz of both
+    cutoff:int=4000, # Hz
+    transition:int=8, # bins between all of one and all of the other
+) -> list[torch.Tensor]: # of each (samples,)
+    "Signals merged at a frequency, each as if it were alone."
+    inside, share = real(lengths, high.device), cutoff / (rate / 2)
+    if inside is None: return list(crossover(high, low, rate, cutoff, transition))
+    if min(lengths) < 64 * transition: return [crossover(h[:n], l[:n], rate, cutoff, transition) for h, l, n in zip(high, low, lengths)]
+    size = _good_size(2 * max(lengths))
+    kernel = torch.fft.hfft(below(lengths, size // 2 + 1, share, transition, high.device), n=size)[:, :size // 2 + 1]
+    part = torch.fft.irfft(torch.fft.rfft((high - low) * inside, size) * kernel, size)
+    return [y[:n] for y, n in zip(high - part[:, :high.shape[1]], lengths)]
 
 # %% ../../nbs/codec/08_vocoder.ipynb #9df9c8be
 class Vocoder(nn.Module):
@@ -198,17 +295,33 @@ class Vocoder(nn.Module):
         super().__init__()
         self.backbone, self.head, self.upsampler, self.head_48k = backbone, head, upsampler, head_48k
 
+    @property
+    def dtype(self): return self.backbone.embed.weight.dtype # what its trunk computes with
+
     def forward(self,
         mel:torch.Tensor, # (batch, frames, bins)
         lengths:list[int], # frames of each
+        start:int=0, # not used: where in an utterance the first frame is
     ) -> list[torch.Tensor]: # of each its audio, (samples,) float32
         "The audio of each spectrogram."
         keep = real(lengths, mel.device)
         x = self.backbone(mel, keep)
         more = self.upsampler(x, lengths, keep)
+        if fused(mel.device): return self.merged_together(x, more, lengths)
         return [self.merged(a[:n], b[:self.upsampler.frames(n)]) for a, b, n in zip(x, more, lengths)]
 
     def merged(self, features, upsampled):
         low = resample(self.head(features), 24_000, 48_000)
         high = self.head_48k(upsampled, self.upsampler.finish)[:len(low)]
         return crossover(high, low)
+
+    def merged_together(self, features, upsampled, lengths): # as many sequences at once as memory should hold of spectra
+        size, audio = max(1, BYTES // (upsampled.shape[1] * self.head_48k.out.out_features * 4)), []
+        for a in range(0, len(lengths), size):
+            some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
+            low, ends = self.head.batch(features[some], counts), self.head.lengths(counts)
+            if (inside := real(ends, low.device)) is not None: low = low * inside  # beyond the ends is silence
+            low = resample(low, 24_000, 48_000)
+            high = self.head_48k.batch(upsampled[some], self.upsampler.lengths(counts), self.upsampler.finish)
+            audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(ends, 2))
+        return audio

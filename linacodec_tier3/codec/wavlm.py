@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['CONVS', 'MODELS', 'SPAN', 'QUERIES', 'Layer', 'Architecture', 'architecture', 'strided', 'window_statistics',
-           'ConvLayer', 'FrontEnd', 'bucket', 'attend_relative', 'SelfAttention', 'FeedForward', 'EncoderLayer',
-           'PositionConv', 'Transformer', 'FeatureProjection', 'Encoder', 'SpeechEncoder', 'unnormed', 'gates',
-           'speech_encoder_state', 'unused_by_speech_encoder']
+           'ConvLayer', 'FrontEnd', 'bucket', 'attend_relative', 'Sight', 'SelfAttention', 'FeedForward',
+           'EncoderLayer', 'PositionConv', 'Transformer', 'FeatureProjection', 'Encoder', 'SpeechEncoder',
+           'padded_widths', 'unnormed', 'gates', 'speech_encoder_state', 'unused_by_speech_encoder']
 
 # %% ../../nbs/codec/03_wavlm.ipynb #aff78784
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Iterable
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import Linear, attention, product, rowwise, silenced
+from .layers import (BYTES, Linear, attention, fused, on_device, product, real, rowwise, share, silenced,
+                                         wide)
 
 # %% ../../nbs/codec/03_wavlm.ipynb #7e949424
 @dataclass(frozen=True)
@@ -120,14 +123,21 @@ def window_statistics(
     counts:list[int], # windows of each waveform
 ) -> tuple[torch.Tensor, torch.Tensor]: # means (batch, kernel) and covariances (batch, kernel, kernel), in double precision where the device has it
     "First two moments of all windows of each waveform."
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    if fused(x.device): return _statistics(x.unfold(1, kernel, stride)[:, :max(counts)].to(wide(x.device)), counts)
     means, covariances = [], []
     for wave, n in zip(x, counts):
         windows = wave.unfold(0, kernel, stride)[:n]
-        mean = windows.mean(0, dtype=wide)
-        total = sum(part.mT @ part for part in ((w.to(wide) - mean) for w in windows.split(1 << 16)))
+        mean = windows.mean(0, dtype=wide(x.device))
+        total = sum(part.mT @ part for part in ((w.to(mean) - mean) for w in windows.split(1 << 16)))
         means.append(mean); covariances.append(total / n)
     return torch.stack(means), torch.stack(covariances)
+
+def _statistics(windows, counts): # of a whole batch at once
+    keep = real(counts, windows.device)
+    n = counts[0] if keep is None else on_device(counts, windows.device)[:, None]
+    mean = silenced(windows, keep).sum(1) / n
+    off = silenced(windows - mean[:, None], keep)
+    return mean, off.mT @ off / (n if keep is None else n[..., None])
 
 # %% ../../nbs/codec/03_wavlm.ipynb #7bf806e4
 class ConvLayer(nn.Module):
@@ -173,11 +183,12 @@ class FrontEnd(nn.Module):
         arch, out, dtype = self.arch, [], self.conv_layers[0].conv.weight.dtype
         _, kernel, stride = arch.convs[0]
         layers = [layer.ready(wave, [(n - kernel) // stride + 1 for n in lengths]) for layer in self.conv_layers]
-        for a in range(0, arch.frames(wave.shape[1]), self.tile):
-            x = wave[:, a * arch.hop:(a + self.tile - 1) * arch.hop + arch.samples(1), None].to(dtype)
+        size = share(wave.device, self.tile, len(wave) * arch.convs[0][0] * arch.hop // stride * dtype.itemsize)
+        for a in range(0, arch.frames(wave.shape[1]), size):
+            x = wave[:, a * arch.hop:(a + size - 1) * arch.hop + arch.samples(1), None].to(dtype)
             for layer in layers: x = layer(x)
             out.append(x)
-        x = torch.cat(out, 1)
+        x = torch.cat(out, 1) if len(out) > 1 else out[0]
         return x * self.dummy_weight if arch.scaled else x
 
 # %% ../../nbs/codec/03_wavlm.ipynb #968b0d11
@@ -191,6 +202,11 @@ def bucket(
     exact = half // 2
     far = exact + (torch.log(d.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)).long()
     return torch.where(d < exact, d, far.clamp(max=half - 1)) + (distance > 0) * half
+
+@lru_cache(64)
+@torch.inference_mode(False)
+def _buckets(frames, buckets, max_distance, device): # of the distances 1-frames…frames-1
+    return bucket(torch.arange(1 - frames, frames, device=device), buckets, max_distance)
 
 # %% ../../nbs/codec/03_wavlm.ipynb #75d1168f
 SPAN = 3000  # frames, 60 s, that a query sees
@@ -207,8 +223,9 @@ def attend_relative(
 ) -> torch.Tensor: # (batch, heads, frames, width)
     "Attention with a gated relative position bias, in tiles of queries."
     n, out = q.shape[2], []
-    for a in range(0, n, QUERIES):
-        b = min(n, a + QUERIES)
+    size = share(q.device, QUERIES, len(q) * q.shape[1] * n * q.itemsize) if n <= span + QUERIES else QUERIES
+    for a in range(0, n, size):
+        b = min(n, a + size)
         lo = max(0, min(a - span // 2, n - span - QUERIES))
         hi = min(n, lo + span + QUERIES)
         mask = None if keep is None else torch.where(keep[:, None, None, lo:hi], 0., -1e4).to(q.dtype)
@@ -220,6 +237,37 @@ def attend_relative(
         out.append(y.flip(2))
     return torch.cat(out, 2)
 
+# %% ../../nbs/codec/03_wavlm.ipynb #c24fb85b
+class Sight:
+    "What all layers share of a batch: which frames may be seen, and what their distances add to a score."
+    def __init__(self,
+        x:torch.Tensor, # (batch, frames, channels)
+        bias:torch.Tensor|None, # (heads, 2·frames - 1), as in `attend_relative`
+        heads:int, # the most that a layer has
+        keep:torch.Tensor|None=None, # from `layers.real`
+        span:int=SPAN, # frames that a query sees, if there are more than those of a tile
+    ):
+        self.bias, self.keep, self.span, n = bias, keep, span, x.shape[1]
+        self.whole = fused(x.device) and n <= span + QUERIES and len(x) * heads * n * n * x.itemsize <= BYTES
+        if not self.whole: return
+        self.near = None if bias is None else bias.unfold(1, n, 1).flip(1)  # (heads, queries, keys)
+        self.hidden = None if keep is None else torch.where(keep[:, None, None], 0., -1e4).to(x.dtype)
+
+    def attend(self,
+        q:torch.Tensor, # (batch, heads, frames, width)
+        k:torch.Tensor, # same shape
+        v:torch.Tensor, # same shape
+        gate:torch.Tensor|None, # (batch, heads, frames, 1)
+        heads:torch.Tensor, # which of the bias's heads these are
+    ) -> torch.Tensor: # (batch, heads, frames, width)
+        "Attention of one layer."
+        every = self.bias is None or len(heads) == len(self.bias)
+        pick = lambda x: x if every else x.index_select(0, heads)
+        if not self.whole: return attend_relative(q, k, v, None if self.bias is None else pick(self.bias), gate, self.keep, self.span)
+        if self.near is None: mask = self.hidden
+        else: mask = gate * pick(self.near) if self.hidden is None else torch.addcmul(self.hidden, gate, pick(self.near))
+        return attention(q, k, v, mask)
+
 # %% ../../nbs/codec/03_wavlm.ipynb #008d9081
 class SelfAttention(nn.Module):
     "Attention of one layer; the first layer of a WavLM holds the table of position biases for all."
@@ -228,21 +276,22 @@ class SelfAttention(nn.Module):
         inner = len(layer.heads) * layer.width
         self.layer, self.q_proj, self.k_proj, self.v_proj = layer, Linear(dim, inner), Linear(dim, inner), Linear(dim, inner)
         self.out_proj = Linear(inner, dim)
+        self.register_buffer("heads", torch.tensor(layer.heads, device="cpu"), persistent=False) # those left
         if buckets:
             self.gru_rel_pos_linear = nn.Linear(layer.width, 8)
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, layer.of, 1, 1))
             if first: self.rel_attn_embed = nn.Embedding.from_pretrained(torch.zeros(buckets, layer.of))  # not drawn: on the meta device that imports half of torch
 
     def gate(self, x): # (batch, frames, dim) -> (batch, heads left, frames, 1)
-        heads = list(self.layer.heads)
-        x = x.unflatten(-1, (self.layer.of, -1))[:, :, heads].transpose(1, 2)
-        a, b = self.gru_rel_pos_linear(x).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, -1)
-        return a * (b * self.gru_rel_pos_const[:, heads] - 1) + 2
+        x, const = x.unflatten(-1, (self.layer.of, -1)), self.gru_rel_pos_const
+        if not fused(x.device) or len(self.heads) < self.layer.of:
+            x, const = x.index_select(2, self.heads), const.index_select(1, self.heads)
+        a, b = self.gru_rel_pos_linear(x.transpose(1, 2)).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, -1)
+        return a * (b * const - 1) + 2
 
-    def forward(self, x, bias, keep, span):
+    def forward(self, x, sight):
         q, k, v = (p(x).unflatten(-1, (-1, self.layer.width)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        gate = None if bias is None else self.gate(x)
-        y = attend_relative(q, k, v, None if bias is None else bias[list(self.layer.heads)], gate, keep, span)
+        y = sight.attend(q, k, v, None if sight.bias is None else self.gate(x), self.heads)
         return self.out_proj(y.transpose(1, 2).flatten(-2))
 
 # %% ../../nbs/codec/03_wavlm.ipynb #c144b983
@@ -262,9 +311,9 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(arch.dim, layer.hidden) if layer.hidden else None
         self.layer_norm, self.final_layer_norm = nn.LayerNorm(arch.dim), nn.LayerNorm(arch.dim)
 
-    def forward(self, x, bias, keep, span):
+    def forward(self, x, sight):
         before, after = (self.layer_norm, nn.Identity()) if self.norm_first else (nn.Identity(), self.layer_norm)
-        if self.attention: x = x + self.attention(before(x), bias, keep, span)
+        if self.attention: x = x + self.attention(before(x), sight)
         x = after(x)
         before, after = (self.final_layer_norm, nn.Identity()) if self.norm_first else (nn.Identity(), self.final_layer_norm)
         return after(x + self.feed_forward(before(x)) if self.feed_forward else x)
@@ -332,7 +381,7 @@ class SpeechEncoder(nn.Module):
         layers = self.encoder.transformer.layers
         if not self.arch.buckets or not len(layers) or layers[0].attention is None: return None
         table = layers[0].attention.rel_attn_embed.weight
-        return table[bucket(torch.arange(1 - n, n, device=table.device), self.arch.buckets, self.arch.max_distance)].T.contiguous()
+        return table[_buckets(n, self.arch.buckets, self.arch.max_distance, table.device)].T.contiguous()
 
     def forward(self,
         wave:torch.Tensor, # (batch, samples) at 16 kHz
@@ -343,20 +392,57 @@ class SpeechEncoder(nn.Module):
         "The mean of the wanted layers."
         if self.arch.normalize: wave = _standardised(wave, lengths)
         x = silenced(self.encoder.feature_projection(self.feature_extractor(wave, lengths)), keep)
+        n, more = x.shape[1], -x.shape[1] % 8
+        if fused(x.device) and more:
+            keep = torch.arange(n + more, device=x.device)[None] < n if keep is None else F.pad(keep, (0, more))
+            x = F.pad(x, (0, 0, 0, more))
         total, t = x if 0 in self.depths else 0, self.encoder.transformer
         x = x + t.pos_conv_embed(x)
         if t.layer_norm: x = t.layer_norm(x)
-        bias = self.position_bias(x.shape[1])
+        sight = Sight(x, self.position_bias(x.shape[1]), max((len(l.heads) for l in self.arch.layers), default=0), keep, span)
         for depth, layer in enumerate(t.layers, 1):
-            x = layer(x, bias, keep, span)
+            x = layer(x, sight)
             total = total + x * self.depths.count(depth) if depth in self.depths else total
-        return total / len(self.depths)
+        return total[:, :n] / len(self.depths)
 
 # %% ../../nbs/codec/03_wavlm.ipynb #1faef2af
 def _standardised(wave, lengths):
+    if fused(wave.device): return _standardised_together(wave.float(), real(lengths, wave.device), lengths)
     out = torch.zeros_like(wave)
     for o, w, n in zip(out, wave, lengths): o[:n] = F.layer_norm(w[:n], (n,))
     return out
+
+def _standardised_together(wave, keep, lengths):
+    if keep is None: return F.layer_norm(wave, wave.shape[1:])
+    n = on_device(lengths, wave.device)[:, None]
+    off = (wave - (wave * keep).sum(1, keepdim=True) / n) * keep
+    return off * (off.square().sum(1, keepdim=True) / n + 1e-5).rsqrt()
+
+# %% ../../nbs/codec/03_wavlm.ipynb #9c72a52c
+def _filled(t, dim, width): # zeros after what there is
+    more = [0] * (2 * t.dim())
+    more[2 * (t.dim() - 1 - dim) + 1] = width - t.shape[dim]
+    return nn.Parameter(F.pad(t.detach(), more), requires_grad=t.requires_grad)
+
+def _widened(makes, takes, multiple): # modules whose weights' outputs, and one whose inputs, are one width
+    old = takes.weight.shape[1]
+    width = -(-old // multiple) * multiple
+    if width == old: return
+    for module in makes:
+        for name, t in module.named_parameters(recurse=False): setattr(module, name, _filled(t, 0, width))
+    takes.weight = _filled(takes.weight, 1, width)
+
+def padded_widths(
+    module:nn.Module, # a speech encoder, or what has some in it
+    multiple:int=8, # channels at a time
+) -> nn.Module: # the same module
+    "Fill up with zeros what pruning has left of widths."
+    for part in module.modules():
+        if isinstance(part, FeedForward): _widened([part.intermediate_dense], part.output_dense, multiple)
+        if not isinstance(part, FrontEnd): continue
+        for a, b in pairwise(part.conv_layers):
+            if not isinstance(a.layer_norm, nn.LayerNorm): _widened([m for m in (a.conv, a.layer_norm) if m is not None], b.conv, multiple)
+    return module
 
 # %% ../../nbs/codec/03_wavlm.ipynb #4611e720
 def unnormed(
