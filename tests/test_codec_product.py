@@ -132,7 +132,19 @@ def test_every_chunk_is_an_event_with_the_monitoring_fields(product):
 def test_health_names_the_codec_that_is_loaded(product):
     [about] = answered(product.endpoint, action="health").output
     assert about["health"]["linacodec"] and about["health"]["output_formats"] == list(wire.FORMATS)
-    assert about["health"]["codec"] == dict(codec="auto", backend="native", dtype="float32", state="loaded", name=product.codec.name, revision=product.codec.revision, device="cpu")
+    assert about["health"]["codec"] == dict(codec="auto", backend="native", dtype="float32", encode_dtype="float32", state="loaded", name=product.codec.name, revision=product.codec.revision, device="cpu")
+
+
+def test_a_worker_that_decodes_in_bfloat16_makes_the_same_tokens_and_is_warm_before_the_first_job(product, weights, tokens):
+    with LocalEndpoint(env=weights | dict(LINACODEC_DTYPE="bfloat16", WARM_UP="on")) as running:
+        [about] = answered(running, action="health").output
+        assert (about["health"]["codec"]["dtype"], about["health"]["codec"]["encode_dtype"]) == ("bfloat16", "float32")
+        assert any("codec warmed up in " in line for line in running.logs())
+        assert codes(answered(running, **REQUEST, stream=True).output) == codes(tokens)
+        [sound] = answered(running, **REQUEST, output_format="pcm_16").output
+    [exact] = answered(product.endpoint, **REQUEST, output_format="pcm_16").output
+    half, full = (batch_audio(answer)[0] for answer in (sound, exact))
+    assert 0 < np.sqrt(np.mean((half - full) ** 2) / np.mean(full ** 2)) < 0.2
 
 
 def refused(endpoint, times=1): # the one error that `times` requests for tokens end with, of which none costs speech

@@ -6,8 +6,8 @@
 __all__ = ['SEGMENT_S', 'CONTEXT_S', 'PADDED', 'shaped', 'in_one_place', 'first_true', 'checked', 'all_checked', 'segments',
            'crossfaded', 'packed', 'moved', 'steps_of', 'heard', 'through', 'understood', 'frames_of', 'mel_of',
            'audio_in_segments', 'listed', 'by_length', 'token_numbers', 'voice_numbers', 'decodable', 'send_ragged',
-           'windows_of', 'encoded', 'decoded', 'ten_bits', 'trunks', 'in_ten_bits', 'Pretrained', 'same_place',
-           'copied', 'Movable', 'LinaCodec']
+           'lengths_heard', 'encoded', 'decoded', 'ten_bits', 'trunks', 'in_ten_bits', 'named', 'Pretrained',
+           'Loadable', 'same_place', 'copied', 'Movable', 'LinaCodec']
 
 # %% ../../nbs/codec/11_runtime.ipynb #49451e62
 import copy, threading
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np, torch
 from torch.nn.utils.rnn import pad_sequence
 from .layers import fused, on_device, real, send
-from .model import LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames, padding, prepare
+from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames, padding,
+                                         prepare)
 from .resample import resample
 from .weights import locate
 from ..config import encoding_dtype, resolve_device
@@ -47,6 +48,7 @@ def first_true(
     if not flags or flags[0].is_meta: return None
     return next((i for i, yes in enumerate(torch.stack(flags).tolist()) if yes), None)
 
+# %% ../../nbs/codec/11_runtime.ipynb #2c97ccb6
 def checked(
     audio:Any, # array or tensor
     device:str|torch.device, # where it will be used
@@ -60,7 +62,8 @@ def all_checked(
 ) -> list[torch.Tensor]: # (n,) float32, all in one place; raises `ValueError`
     "Audio as tensors."
     items = in_one_place([shaped(a) for a in audio], device)
-    if first_true([~x.isfinite().all() for x in items]) is not None: raise ValueError("audio with samples that are not numbers")
+    sound = first_true([~x.isfinite().all() for x in items]) is None
+    if not sound: raise ValueError("audio with samples that are not numbers")
     return items
 
 # %% ../../nbs/codec/11_runtime.ipynb #e40c6afe
@@ -110,11 +113,13 @@ def moved(
     at_once:bool|None=None, # as one tensor; None: if they are not there yet
 ) -> list[torch.Tensor]: # the same values
     "Tensors on another device, in one transfer."
-    if not tensors or not (tensors[0].device != torch.device(device) if at_once is None else at_once): return tensors
-    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].itemsize)  # so that wide ones lie where wide ones may
-    pieces, out = [tensors[i].contiguous().flatten().view(torch.int32) for i in order], list(tensors)
-    there = (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).to(device)
-    for i, piece in zip(order, there.split([len(p) for p in pieces])): out[i] = piece.view(tensors[i].dtype).view(tensors[i].shape)
+    if at_once is None: at_once = bool(tensors) and tensors[0].device != torch.device(device)
+    if not at_once: return tensors
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].itemsize)  # wide ones lie where wide ones may
+    pieces = [tensors[i].contiguous().flatten().view(torch.int32) for i in order]
+    there, out = (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).to(device), list(tensors)
+    for i, piece in zip(order, there.split([len(p) for p in pieces])):
+        out[i] = piece.view(tensors[i].dtype).view(tensors[i].shape)
     return out
 
 # %% ../../nbs/codec/11_runtime.ipynb #ef7a3d00
@@ -122,25 +127,27 @@ def steps_of(
     lengths:list[int], # samples of each piece of audio
     rate:int, # its rate in Hz
     net:Network, # whose ears hear it
-) -> tuple[list[int], ...]: # of each: samples at the spectrogram's rate, silence on each side, samples at 16 kHz, frames
+) -> tuple[list[int], ...]: # of each: samples at the spectrogram's rate, silence on each side, samples at 16 kHz
     "How long audio is on its way."
     s, arch, at = net.core.settings, net.content_ear.arch, lambda n, old, new: -(-n * new // old)
     before = [at(n, rate, s.sample_rate) for n in lengths]
     pads = [padding(n, s.sample_rate, arch, s.downsample_factor) for n in before]
     after = [at(n + 2 * p, s.sample_rate, LISTENING_RATE) for n, p in zip(before, pads)]
-    return before, pads, after, [arch.frames(n) for n in after]
+    return before, pads, after
 
+# %% ../../nbs/codec/11_runtime.ipynb #708eb7fa
 def heard(
     audio:torch.Tensor, # (batch, n) float32, zeros beyond each end
     lengths:list[int], # samples of each
     rate:int, # its rate in Hz
     net:Network, # whose ears hear it
-) -> tuple[torch.Tensor, list[int]]: # (batch, m) float32 at 16 kHz, zeros beyond each end, and samples of each
+) -> tuple[torch.Tensor, list[int]]: # (batch, m) at 16 kHz, zeros beyond each end, and samples of each
     "Audio as the encoders take it."
-    s, (before, pads, after, *_) = net.core.settings, steps_of(lengths, rate, net)
+    s, (before, pads, after) = net.core.settings, steps_of(lengths, rate, net)
     x = _resampled(audio, lengths, rate, before, s.sample_rate)
     x = _shifted(x / (x.abs().amax(1, keepdim=True) + 1e-8), pads)
-    return _resampled(x, [n + 2 * p for n, p in zip(before, pads)], s.sample_rate, after, LISTENING_RATE), after
+    padded = [n + 2 * p for n, p in zip(before, pads)]
+    return _resampled(x, padded, s.sample_rate, after, LISTENING_RATE), after
 
 def _resampled(x, lengths, rate, after, wanted): # filters ring beyond an end; silence is put there again
     if rate == wanted: return x[:, :max(lengths)]
@@ -150,8 +157,8 @@ def _resampled(x, lengths, rate, after, wanted): # filters ring beyond an end; s
 def _shifted(x, pads): # row i with pads[i] zeros before it, and room for as many after the longest
     if min(pads) == max(pads): return torch.nn.functional.pad(x, (pads[0], pads[0]))
     wide = torch.nn.functional.pad(x, (max(pads), 2 * max(pads)))
-    at = torch.arange(x.shape[1] + 2 * max(pads), device=x.device) + (max(pads) - on_device(pads, x.device)[:, None])
-    return wide.gather(1, at)
+    first = max(pads) - on_device(pads, x.device)[:, None]
+    return wide.gather(1, first + torch.arange(x.shape[1] + 2 * max(pads), device=x.device))
 
 # %% ../../nbs/codec/11_runtime.ipynb #017fa75e
 def through(
@@ -169,7 +176,8 @@ def through(
     def piece(w, take): # one segment of one wave
         part = w[None, take.start * arch.hop:(take.stop - 1) * arch.hop + arch.samples(1)]
         return ear(part, [part.shape[1]], None)[0]
-    return pad_sequence([torch.cat([piece(w[:n], take)[kept] for take, kept in cut(f)]) for w, n, f in zip(waves, lengths, frames)], batch_first=True)
+    whole = lambda w, f: torch.cat([piece(w, take)[kept] for take, kept in cut(f)])
+    return pad_sequence([whole(w[:n], f) for w, n, f in zip(waves, lengths, frames)], batch_first=True)
 
 # %% ../../nbs/codec/11_runtime.ipynb #be095aec
 def understood(
@@ -178,13 +186,14 @@ def understood(
     net:Network, # what hears them
     voiced:bool, # whether who speaks is asked, too
     segment_s:float=SEGMENT_S, # seconds heard at once
-) -> tuple[torch.Tensor, list[int], torch.Tensor|None]: # tokens int64 (batch, most), how many of each, voices (batch, 128) float32 or None
+) -> tuple: # tokens int64 (batch, most), how many of each, and voices (batch, 128) float32 or None
     "What is said, and who says it."
-    frames, voice = [net.content_ear.arch.frames(n) for n in lengths], None
-    mask = real(frames, waves.device)
-    features = through(net.content_ear, waves, lengths, mask, segment_s)
-    if voiced: voice = net.core.voice(features if net.voice_ear is net.content_ear else through(net.voice_ear, waves, lengths, mask, segment_s), mask)
-    return net.core.codes(features, frames, mask), [n // net.core.settings.downsample_factor for n in frames], voice
+    frames = [net.content_ear.arch.frames(n) for n in lengths]
+    mask, one_ear = real(frames, waves.device), net.voice_ear is net.content_ear
+    words = through(net.content_ear, waves, lengths, mask, segment_s)
+    sound = through(net.voice_ear, waves, lengths, mask, segment_s) if voiced and not one_ear else words
+    counts = [n // net.core.settings.downsample_factor for n in frames]
+    return net.core.codes(words, frames, mask), counts, net.core.voice(sound, mask) if voiced else None
 
 # %% ../../nbs/codec/11_runtime.ipynb #9f72d499
 def frames_of(
@@ -195,7 +204,7 @@ def frames_of(
     return [mel_frames(n, net.core.settings, net.content_ear.arch) for n in counts]
 
 def mel_of(
-    tokens:torch.Tensor|list[torch.Tensor], # int64 (batch, longest), zeros beyond each end; or one tensor a sequence
+    tokens:torch.Tensor|list[torch.Tensor], # int64 (batch, longest), zeros beyond each end; or one each
     voices:torch.Tensor, # (batch, 128)
     net:Network, # what speaks them
     counts:list[int]|None=None, # tokens of each; None: the tensors' lengths
@@ -205,6 +214,7 @@ def mel_of(
     frames = frames_of(counts, net)
     return net.core.mel(tokens, voices, frames, counts).float(), frames
 
+# %% ../../nbs/codec/11_runtime.ipynb #ec0f1d2b
 def audio_in_segments(
     mel:torch.Tensor, # (frames, bins), as the vocoder takes it
     net:Network, # what speaks it
@@ -221,8 +231,6 @@ def audio_in_segments(
     return crossfaded(parts, fade)
 
 # %% ../../nbs/codec/11_runtime.ipynb #0112394c
-PADDED = 1.25  # at most so many times the real work is computed, padding included
-
 def listed(
     x:Any, # one value or a list of them
     n:int, # how many are wanted
@@ -233,22 +241,26 @@ def listed(
     if len(x) != n: raise ValueError(f"{len(x)} {what} for {n} items: give one for all or one for each")
     return list(x)
 
+# %% ../../nbs/codec/11_runtime.ipynb #50860421
+PADDED = 1.25  # at most so many times the real work is computed, padding included
+
 def by_length(
     items:list, # tensors
     size:int, # most in a group
-    most:float=PADDED, # times the real work that a group may cost
+    most:float=PADDED, # times the real work that they may cost together
 ) -> list[list[int]]: # indices
     "Few groups of similar length, so that little is padded."
-    groups, real_work, longest = [], 0, lambda group: len(items[group[0]])
+    groups, work, longest = [], 0, lambda group: len(items[group[0]])
     for i in sorted(range(len(items)), key=lambda i: -len(items[i])):
-        if groups and len(groups[-1]) < size and longest(groups[-1]) * (len(groups[-1]) + 1) <= most * (real_work + len(items[i])):
-            groups[-1].append(i); real_work += len(items[i])
-        else: groups.append([i]); real_work = len(items[i])
+        n, last = len(items[i]), groups[-1] if groups else []
+        if last and len(last) < size and longest(last) * (len(last) + 1) <= most * (work + n): last.append(i); work += n
+        else: groups.append([i]); work = n
     room = most * sum(map(len, items)) - sum(len(g) * longest(g) for g in groups)
     while size > 1:  # what one group has saved, two others may spend
-        costs = {k: len(b) * (longest(a) - longest(b)) for k, (a, b) in enumerate(zip(groups, groups[1:])) if len(a) + len(b) <= size}
-        if not costs or costs[k := min(costs, key=costs.get)] > room: break
-        groups[k:k + 2], room = [groups[k] + groups[k + 1]], room - costs[k]
+        pairs = [(a, b, k) for k, (a, b) in enumerate(zip(groups, groups[1:])) if len(a) + len(b) <= size]
+        cost, k = min(((len(b) * (longest(a) - longest(b)), k) for a, b, k in pairs), default=(room + 1, 0))
+        if cost > room: break
+        groups[k:k + 2], room = [groups[k] + groups[k + 1]], room - cost
     return groups
 
 # %% ../../nbs/codec/11_runtime.ipynb #9a8374f7
@@ -270,7 +282,14 @@ def voice_numbers(
     if v.shape != (net.core.global_encoder.output_channels,): raise _no_voice(v, net)
     return v
 
-def _no_voice(v, net): return ValueError(f"embedding of shape {tuple(v.shape)}: {net.core.global_encoder.output_channels} finite numbers expected")
+# %% ../../nbs/codec/11_runtime.ipynb #5a018ad0
+def _no_voice(v, net):
+    width = net.core.global_encoder.output_channels
+    return ValueError(f"embedding of shape {tuple(v.shape)}: {width} finite numbers expected")
+
+def _no_token(t, codes):
+    wrong = next(i for i in t.tolist() if not 0 <= i < codes)
+    return ValueError(f"token {wrong}: from 0 to {codes - 1} expected")
 
 def decodable(
     tokens:list[torch.Tensor], # from `token_numbers`
@@ -280,26 +299,29 @@ def decodable(
     "Tokens and embeddings that a network can be given."
     items, codes = in_one_place([*tokens, *voices], net.device), net.core.local_quantizer.codes
     tokens, voices = items[:len(tokens)], items[len(tokens):]
-    wrong = first_true([((t < 0) | (t >= codes)).any() for t in tokens] + [~v.isfinite().all() for v in voices])
-    if wrong is not None and wrong >= len(tokens): raise _no_voice(voices[wrong - len(tokens)], net)
-    if wrong is not None: raise ValueError(f"token {next(t for t in tokens[wrong].tolist() if not 0 <= t < codes)}: from 0 to {codes - 1} expected")
-    return tokens, voices
+    no_codes, no_voices = [((t < 0) | (t >= codes)).any() for t in tokens], [~v.isfinite().all() for v in voices]
+    if (wrong := first_true(no_codes + no_voices)) is None: return tokens, voices
+    raise _no_token(tokens[wrong], codes) if wrong < len(tokens) else _no_voice(voices[wrong - len(tokens)], net)
 
 # %% ../../nbs/codec/11_runtime.ipynb #332940ae
 def send_ragged(
     device:torch.device, # where masks are made of them
-    *lists:list[int], # lengths
+    lists:list[list[int]], # lengths
 ) -> None:
     "Lengths that differ, sent ahead in one go where each transfer would count."
     if fused(device): send(device, *(n for n in lists if min(n) < max(n)))
 
-def windows_of(
-    lengths:list[int], # samples at 16 kHz
-    net:Network, # whose ears hear them
-) -> list[int]: # of each the windows over which WavLM normalises; none of them for another ear
-    "How often the first convolution of an ear looks at audio."
-    return [(n - kernel) // stride + 1 for _, kernel, stride in getattr(net.content_ear.arch, "convs", ())[:1] for n in lengths] or [0]
+def lengths_heard(
+    lengths:list[int], # samples of each piece of audio
+    rate:int, # its rate in Hz
+    net:Network, # whose ears hear it
+) -> list[list[int]]: # at every place where a mask or an average is made of them
+    "How long audio is, from its first resampling to the ears' frames."
+    steps, arch = steps_of(lengths, rate, net), net.content_ear.arch
+    windows = [[(n - kernel) // stride + 1 for n in steps[-1]] for _, kernel, stride in getattr(arch, "convs", ())[:1]]
+    return [*steps, *windows, [arch.frames(n) for n in steps[-1]]]
 
+# %% ../../nbs/codec/11_runtime.ipynb #e98efa9c
 def encoded(
     waves:list[torch.Tensor], # (n,) float32, from `all_checked`
     rate:int, # of all of them in Hz
@@ -307,18 +329,19 @@ def encoded(
     net:Network, # what hears them
     at_once:int, # items in a group
     segment_s:float, # seconds heard at once
-) -> list[tuple[list[int], torch.Tensor, list[int], torch.Tensor|None]]: # of each group: which, tokens (items, most), how many of each, voices
+) -> list[tuple]: # of each group: which, tokens (items, most), how many of each, voices
     "Audio to tokens, in groups."
-    groups = []
+    groups, out = [], []
     for k in (False, True):
         which = [i for i, yes in enumerate(known) if yes == k]
         groups += [[which[i] for i in g] for g in by_length([waves[i] for i in which], at_once)]
-    out, lengths = [], [[len(waves[i]) for i in g] for g in groups]
-    send_ragged(net.device, *(step for n in lengths for step in (*steps_of(n, rate, net), windows_of(steps_of(n, rate, net)[2], net))))
+    lengths = [[len(waves[i]) for i in g] for g in groups]
+    send_ragged(net.device, [step for n in lengths for step in lengths_heard(n, rate, net)])
     for group, rows, n in zip(groups, moved(packed(waves, groups), net.device), lengths):
         out.append((group, *understood(*heard(rows, n, rate, net), net, not known[group[0]], segment_s)))
     return out
 
+# %% ../../nbs/codec/11_runtime.ipynb #b4a2169a
 def decoded(
     tokens:list[torch.Tensor], # int64 (t,), all in one place with the voices
     voices:list[torch.Tensor], # float32 (128,)
@@ -327,14 +350,15 @@ def decoded(
     segment_s:float, # seconds made at once
 ) -> list[torch.Tensor]: # of each its audio, float32 at 48 kHz
     "Tokens to audio, in groups."
-    out, most, groups = [None] * len(tokens), segment_s * net.core.settings.sample_rate / net.core.settings.hop_length, by_length(tokens, at_once)
+    out, s, groups = [None] * len(tokens), net.core.settings, by_length(tokens, at_once)
     counts = [[len(tokens[i]) for i in g] for g in groups]
-    send_ragged(net.device, *counts, *(frames_of(n, net) for n in counts))
+    send_ragged(net.device, [*counts, *(frames_of(n, net) for n in counts)])
     there = moved(packed(tokens, groups) + [torch.stack([voices[i] for i in g]) for g in groups], net.device)
     for group, rows, who, n in zip(groups, there, there[len(groups):], counts):
         mel, frames = mel_of(rows, who, net, n)
-        mel = mel.to(net.vocoder_dtype)
-        audio = net.vocoder(mel, frames) if max(frames) <= most else [audio_in_segments(m[:n], net, segment_s) for m, n in zip(mel, frames)]
+        mel, whole = mel.to(net.vocoder_dtype), max(frames) <= segment_s * s.sample_rate / s.hop_length
+        if whole: audio = net.vocoder(mel, frames)
+        else: audio = [audio_in_segments(m[:n], net, segment_s) for m, n in zip(mel, frames)]
         for i, a in zip(group, audio): out[i] = a
     return out
 
@@ -342,17 +366,17 @@ def decoded(
 def ten_bits(
     yes:bool, # True: TF32; False: all bits of float32
 ) -> None:
-    "How a GPU multiplies 32-bit numbers from now on, in products and in convolutions; whatever torch was told before, in whichever of its two ways."
+    "How a GPU multiplies 32-bit numbers from now on, whatever torch was told before, in whichever of its two ways."
     torch.set_float32_matmul_precision("high" if yes else "highest")
     torch.backends.cudnn.allow_tf32 = yes
-    torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32" if yes else "ieee"
+    for kind in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn): kind.fp32_precision = "tf32" if yes else "ieee"
 
 def trunks(
     parts:list[torch.nn.Module], # of a network
 ) -> list[torch.nn.Module]: # without the heads and what else is `exact`
     "What may be computed less exactly."
-    whole = [p for part in parts for p in ((part.backbone, part.upsampler) if hasattr(part, "upsampler") else (part,))]
-    return [p for p in whole if not getattr(p, "exact", False)]
+    within = lambda part: (part.backbone, part.upsampler) if hasattr(part, "upsampler") else (part,)
+    return [p for part in parts for p in within(part) if not getattr(p, "exact", False)]
 
 def in_ten_bits(
     part:torch.nn.Module, # whose forward is meant
@@ -366,8 +390,14 @@ def in_ten_bits(
 _in_turn = threading.RLock()
 
 # %% ../../nbs/codec/11_runtime.ipynb #19649365
+def named(
+    dtype:str|torch.dtype, # as torch or a setting has it
+) -> str: # as a setting has it
+    "The word for a kind of number."
+    return str(dtype).removeprefix("torch.")
+
 class Pretrained:
-    "A network with the name of its weights, on a device. Nothing that it computes with changes, so any number of threads may use it at once."
+    "A network with the name of its weights, on a device. Nothing that it computes with changes: threads may share it."
     sample_rate = 48_000 # Hz of what it decodes to
     switched = ("cuda",) # kinds of devices on which TF32 exists
 
@@ -376,11 +406,12 @@ class Pretrained:
         name:str, # of the weights
         revision:str, # of the weights
         at_once:int|None=None, # items of a list that are computed together; None: 1 on a CPU, which gains nothing from more, else 16
-        precision:tuple[str, str]|None=None, # words for what it decodes and encodes with; None: what the network's numbers are
+        precision:tuple[str, str]|None=None, # words for what it decodes and encodes with; None: the network's numbers
     ):
-        self.network, self.name, self.revision, self._at_once, self._elsewhere, self._copying = network, name, revision, at_once, {}, threading.Lock()
+        self.network, self.name, self.revision, self._at_once = network, name, revision, at_once
+        self._elsewhere, self._copying = {}, threading.Lock()
         self.at_once = at_once or (1 if network.device.type == "cpu" else 16)
-        self.precision = precision or tuple(str(d).removeprefix("torch.") for d in (network.vocoder_dtype, network.core.dtype))
+        self.precision = precision or (named(network.vocoder_dtype), named(network.core.dtype))
         for word, parts in zip(self.precision, (network.decoding, network.encoding)):
             for part in trunks(parts): in_ten_bits(part, word == "tf32")
 
@@ -394,27 +425,33 @@ class Pretrained:
     def token_rate(self) -> float: # tokens a second
         return LISTENING_RATE / self.network.content_ear.arch.hop / self.network.core.settings.downsample_factor
 
+# %% ../../nbs/codec/11_runtime.ipynb #e77dec74
+class Loadable(Pretrained):
+    "What a name, a device and a precision make a codec."
     def __repr__(self):
         dtype, encode_dtype = self.precision
         more = f", encode_dtype={encode_dtype!r}" if encode_dtype != dtype else ""
-        return f"LinaCodec({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={dtype!r}{more})"
+        return (f"LinaCodec({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, "
+                f"dtype={dtype!r}{more})")
 
     @classmethod
     def from_pretrained(cls,
         repo_or_folder:str|Path|None=None, # hub repository or local folder; None: as LINACODEC_WEIGHTS says
         device:str|None=None, # "cuda", "mps" or "cpu"; None: the best there is
-        dtype:str|torch.dtype="float32", # or tf32, which means something on a GPU only, bfloat16, or float16, which a CPU lacks
+        dtype:str|torch.dtype="float32", # or tf32, which is one on a GPU only, bfloat16, or float16, which a CPU lacks
         revision:str|None=None, # commit, tag or branch on the hub; None: as LINACODEC_REVISION says
-        encode_dtype:str|torch.dtype|None=None, # the same for encoding; None: float32 where `dtype` is bfloat16, which costs tokens, else the same
+        encode_dtype:str|torch.dtype|None=None, # of encoding; None: float32 where `dtype` is bfloat16, else the same
     ) -> "LinaCodec": # raises `WeightsError`, `ValueError`
         "The codec in a repository or folder."
-        device, word = resolve_device(device or "auto"), lambda d: str(d).removeprefix("torch.")
-        words = word(dtype), encoding_dtype(word(dtype), word(encode_dtype or "auto"))
+        device = resolve_device(device or "auto")
+        words = named(dtype), encoding_dtype(named(dtype), named(encode_dtype or "auto"))
         for what, w in zip(("dtype", "encode_dtype"), words):
             if w not in PRECISIONS: raise ValueError(f"{what}={w!r}: one of {', '.join(PRECISIONS)}")
-            if (device, w) == ("cpu", "float16"): raise ValueError(f"{what}='float16' on a CPU: use float32 or bfloat16")
+            refused = device == "cpu" and w == "float16"
+            if refused: raise ValueError(f"{what}='float16' on a CPU: use float32 or bfloat16")
         w = locate(repo_or_folder, revision=revision)
-        return cls(load_network(w, device, *(PRECISIONS[w] for w in words)), w.name, w.revision, precision=words)
+        network = load_network(w, device, *(PRECISIONS[w] for w in words))
+        return cls(network, w.name, w.revision, precision=words)
 
 # %% ../../nbs/codec/11_runtime.ipynb #7d56a73d
 def same_place(
@@ -430,17 +467,20 @@ def copied(
     device:str, # of the copy
 ) -> Network: # prepared for it
     "A network on another device."
-    there = lambda t: t.to(device, torch.float32 if torch.device(device).type == "cpu" and t.dtype == torch.float16 else None)
-    moved = {id(p): torch.nn.Parameter(there(p), requires_grad=False) for p in network.parameters()} | {id(b): there(b) for b in network.buffers()}
+    lacks_half = torch.device(device).type == "cpu"
+    there = lambda t: t.to(device, torch.float32 if lacks_half and t.dtype == torch.float16 else None)
+    moved = {id(p): torch.nn.Parameter(there(p), requires_grad=False) for p in network.parameters()}
+    moved |= {id(b): there(b) for b in network.buffers()}
     for part in network.modules():  # a CPU's own preparation is made there, not taken along
         if torch.is_tensor(own := getattr(part, "spectrum", None)): moved.setdefault(id(own), None)
     return prepare(copy.deepcopy(network, moved))
 
-class Movable(Pretrained):
+# %% ../../nbs/codec/11_runtime.ipynb #19afa056
+class Movable(Loadable):
     "What can be on more than one device."
     def to(self,
         device:str, # "cuda:1", "mps", "cpu", …
-    ) -> "LinaCodec": # this one if it is there already, else a copy; the copy on the CPU is always the same one
+    ) -> "LinaCodec": # this one if it is there already, else a copy; on the CPU always the same one
         "The codec on another device."
         if same_place(self.device, device): return self
         if torch.device(device).type != "cpu": return self._copy(device)
@@ -449,10 +489,29 @@ class Movable(Pretrained):
             return self._elsewhere["cpu"]
 
     def _copy(self, device):
-        precision = tuple("float32" if torch.device(device).type == "cpu" and w == "float16" else w for w in self.precision)
+        lacks_half = torch.device(device).type == "cpu"
+        precision = tuple("float32" if lacks_half and w == "float16" else w for w in self.precision)
         return type(self)(copied(self.network, device), self.name, self.revision, self._at_once, precision)
 
 # %% ../../nbs/codec/11_runtime.ipynb #4d0bd7ad
+def _pairs(items, given, groups, device): # in the order of the items, each where its audio was
+    there, out = [t for g in groups for t in (g[1], g[3]) if t is not None], [None] * len(items)
+    brought = there if all(map(torch.is_tensor, items)) else moved(there, "cpu")
+    here = {id(t): h for t, h in zip(there, brought)}
+    for group, tokens, counts, voices in groups:
+        for row, (i, n) in enumerate(zip(group, counts)):
+            stays = torch.is_tensor(items[i])
+            at = lambda t: (t if stays else here[id(t)])[row]
+            pair = at(tokens)[:n], given[i] if voices is None else at(voices)
+            out[i] = (pair[0], pair[1].to(device)) if stays else tuple(x.cpu().numpy() for x in pair)
+    return out
+
+def _as_given(items, audio): # each where its tokens were
+    if all(map(torch.is_tensor, items)): return audio
+    brought = moved(audio, "cpu")
+    return [a if torch.is_tensor(item) else b.numpy() for item, a, b in zip(items, audio, brought)]
+
+# %% ../../nbs/codec/11_runtime.ipynb #d5472c78
 class LinaCodec(Movable):
     "Audio to tokens and an embedding, and back."
     @contextmanager
@@ -474,8 +533,8 @@ class LinaCodec(Movable):
         items = audio if many else [audio]
         given = [v if v is None else voice_numbers(v, net) for v in listed(embedding, len(items), "embeddings")]
         decodable([], [v for v in given if v is not None], net)
-        waves = all_checked(items, self.device)
-        with self._turn(): groups = encoded(waves, sample_rate, [v is not None for v in given], net, self.at_once, segment_s)
+        waves, known = all_checked(items, self.device), [v is not None for v in given]
+        with self._turn(): groups = encoded(waves, sample_rate, known, net, self.at_once, segment_s)
         pairs = _pairs(items, given, groups, self.device)
         return pairs if many else pairs[0]
 
@@ -488,7 +547,8 @@ class LinaCodec(Movable):
         "Tokens and an embedding to audio."
         many = isinstance(tokens, (list, tuple)) and len(tokens) > 0 and not isinstance(tokens[0], (int, np.integer))
         items, net = tokens if many else [tokens], self.network
-        voices = [voice_numbers(v, net) for v in (listed(embedding, len(items), "embeddings") if many else [embedding])]
+        voices = listed(embedding, len(items), "embeddings") if many else [embedding]
+        voices = [voice_numbers(v, net) for v in voices]
         given = decodable([token_numbers(t) for t in items], voices, net)
         with self._turn(): audio = _as_given(items, decoded(*given, net, self.at_once, segment_s))
         return audio if many else audio[0]
@@ -499,8 +559,9 @@ class LinaCodec(Movable):
         embedding:Any, # (128,)
     ) -> torch.Tensor: # (bins, frames) float32, log-mel
         "The spectrogram between tokens and audio, for another vocoder or to look at."
-        (t,), (v,) = decodable([token_numbers(tokens)], [voice_numbers(embedding, self.network)], self.network)
-        with self._turn(): return mel_of(t[None].to(self.device), v[None].to(self.device), self.network)[0][0].T
+        net = self.network
+        (t,), (v,) = decodable([token_numbers(tokens)], [voice_numbers(embedding, net)], net)
+        with self._turn(): return mel_of(t[None].to(self.device), v[None].to(self.device), net)[0][0].T
 
     def convert_voice(self,
         audio:Any, # (n,): what is said
@@ -509,18 +570,3 @@ class LinaCodec(Movable):
     ) -> Any: # float32 at 48 kHz
         "The words of one recording in the voice of another."
         return self.decode(self.encode(audio, sample_rate)[0], self.encode(reference, sample_rate)[1])
-
-def _pairs(items, given, groups, device): # in the order of the items, each where its audio was
-    there, out = [t for g in groups for t in (g[1], g[3]) if t is not None], [None] * len(items)
-    here = {id(t): h for t, h in zip(there, there if all(map(torch.is_tensor, items)) else moved(there, "cpu"))}
-    for group, tokens, counts, voices in groups:
-        for row, (i, n) in enumerate(zip(group, counts)):
-            stays = torch.is_tensor(items[i])
-            at = lambda t: (t if stays else here[id(t)])[row]
-            pair = at(tokens)[:n], given[i] if voices is None else at(voices)
-            out[i] = (pair[0], pair[1].to(device)) if stays else tuple(x.cpu().numpy() for x in pair)
-    return out
-
-def _as_given(items, audio): # each where its tokens were
-    if all(map(torch.is_tensor, items)): return audio
-    return [a if torch.is_tensor(item) else h.numpy() for item, a, h in zip(items, audio, moved(audio, "cpu"))]
