@@ -104,11 +104,11 @@ def on_device(
     return found
 
 # %% ../../nbs/codec/02_layers.ipynb #1b6b4b8e
-@lru_cache(64)
-@torch.inference_mode(False)
 def _real(most, key, device):
     lengths = on_device(key, device) if isinstance(key[0], int) else _derived(*key, device)
     return torch.arange(most, device=device) < lengths[:, None]
+
+_remembered = lru_cache(64)(torch.inference_mode(False)(_real))
 
 def real(
     lengths:list[int], # frames of each sequence
@@ -117,7 +117,8 @@ def real(
     "Which frames of a padded batch are real."
     if (most := max(lengths)) == min(lengths): return None
     key = (lengths.given, lengths.times, lengths.plus) if isinstance(lengths, Lengths) else tuple(lengths)
-    return _real(most, key, torch.device(device))
+    made = _remembered if most * len(lengths) <= 1 << 20 else _real  # masks of samples would fill a memory
+    return made(most, key, torch.device(device))
 
 def silenced(
     x:torch.Tensor, # (batch, frames, channels)

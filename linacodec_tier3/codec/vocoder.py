@@ -72,7 +72,7 @@ class GroupNorm(nn.GroupNorm):
 
     def together(self, x, keep):
         while keep.dim() < 4: keep = keep[..., None]  # (batch, frames, groups, channels of a group)
-        count = keep.sum(1, keepdim=True) * (x.shape[2] // self.num_groups)
+        count = keep.sum((1, 3), keepdim=True) * (x.shape[2] // self.num_groups)
         parts = x.unflatten(-1, (self.num_groups, -1))
         off = (parts - (parts * keep).sum((1, 3), keepdim=True, dtype=torch.float32) / count) * keep
         factor = (off.square().sum((1, 3), keepdim=True) / count + self.eps).rsqrt()
@@ -178,7 +178,9 @@ class ISTFTHead(nn.Module):
 
     def windowed(self, x): # (…, frames, dim) -> (…, frames, n_fft)
         log_magnitude, phase = self.out(x).float().chunk(2, -1)
-        return torch.fft.irfft(torch.polar(log_magnitude.exp().clip(max=1e2), phase)) * self.istft.window.float()
+        spectrum = torch.polar(log_magnitude.exp().clip(max=1e2), phase)
+        spectrum.imag[..., ::self.n_fft // 2] = 0  # of the first and the last
+        return torch.fft.irfft(spectrum) * self.istft.window.float()
 
     def forward(self,
         x:torch.Tensor, # (frames, channels) of one sequence
@@ -264,10 +266,11 @@ def below(
     near = torch.minimum(u, n - u)  # the same from both ends of a period, more precise from the closer one
     angle = lambda times: (times * near).remainder(period) * step  # of whole numbers, so none is too large
     phi, middle = near * step, angle(twice + transition - 1)
-    square = phi.cos().square()
-    even, odd = (_horner(c, square) for c in even_odd)
-    inner = torch.where(near == 0, twice - 1, angle(twice - 1).sin() / phi.sin())
-    sum_ = inner + middle.cos() * phi.cos() * even - middle.sin() * phi.sin() * odd
+    c, s = phi.cos(), phi.sin()
+    square = c.square()
+    even, odd = (_horner(coefficients, square) for coefficients in even_odd)
+    inner = torch.where(near == 0, twice - 1, angle(twice - 1).sin() / s)
+    sum_ = inner + middle.cos() * c * even - middle.sin() * s * odd
     return (sum_ / n).masked_fill(u >= n, 0.)  # the rest of the signal is no further away
 
 def crossover_batch(
