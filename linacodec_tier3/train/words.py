@@ -192,7 +192,7 @@ class Muon(torch.optim.Optimizer):
                 rate = group["lr"] * .2 * math.sqrt(max(shape))
                 torch._foreach_add_(ps, list(change.to(ps[0].dtype).unbind()), alpha=-rate)
 
-# %% ../../nbs/train/06_words.ipynb #9ffa40ce
+# %% ../../nbs/train/06_words.ipynb #9a81ebf4
 @dataclass(frozen=True)
 class Plan:
     "All of the numbers."
@@ -204,8 +204,8 @@ class Plan:
     last_rate:float=2e-5 # of learning, at the end
     ramp:int=30 # steps until the rate is at its highest
     spelling:float=1. # weight of the letters
-    reading:float=1.5 # weight of looking alike to a reader
-    naming:float=.1 # weight of a reader's verdict
+    reading:float=2. # weight of looking alike to a reader
+    naming:float=.15 # weight of a reader's verdict
     reader_steps:int=1000 # that readers learn before the core does
     reader_batch_s:float=30. # seconds of speech in one of them
     refresh:int=20 # steps of the core after which readers learn one more, from what it makes now
