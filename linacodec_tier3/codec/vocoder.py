@@ -303,10 +303,11 @@ def merged_batch(
     size, audio = max(1, BYTES // (upsampled.shape[1] * high_head.out.out_features * 4)), []
     for a in range(0, len(lengths), size):
         some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
-        low, ends = audio_of_batch(head, features[some], counts), head.lengths(counts)
+        more, ends = up.lengths(counts), head.lengths(counts)
+        low = audio_of_batch(head, features[some, :max(counts)], counts)
         inside = real(ends, low.device)  # beyond the ends is silence
         low = resample(low if inside is None else low * inside, 24_000, 48_000)
-        high = audio_of_batch(high_head, upsampled[some], up.lengths(counts), up.finish)
+        high = audio_of_batch(high_head, upsampled[some, :max(more)], more, up.finish)
         audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(ends, 2))
     return audio
 
