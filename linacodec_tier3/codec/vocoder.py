@@ -14,6 +14,7 @@ import torch, torch.nn.functional as F
 from torch import nn
 from .layers import BYTES, Lengths, Linear, fused, on_device, real, silenced, wide
 from .global_encoder import ConvNeXtBlock
+from .mel_decoder import upsampled
 from .resample import resample
 
 # %% ../../nbs/codec/08_vocoder.ipynb #b3ce0220
@@ -128,7 +129,7 @@ class UpSamplerBlock(nn.Module):
     ) -> torch.Tensor: # (batch, more frames, the last block's channels); `finish` makes in_channels of them
         "More frames."
         for up, block in zip(self.upsample_layers, self.resnet_blocks):
-            x = up(silenced(x, keep).mT).mT
+            x = upsampled(up, silenced(x, keep))
             lengths = _frames_after(up, lengths)
             keep = real(lengths, x.device)
             x = block(x, keep)
