@@ -156,7 +156,8 @@ def export_allocator(
 ) -> None:
     "Let torch's segments of a GPU's memory grow, unless the deployer has said how they are to be."
     env = os.environ if env is None else env
-    if not any(env.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")): env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    given = any(env.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
+    if not given: env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 @cache
 def get_config() -> Config: # raises `ConfigError`

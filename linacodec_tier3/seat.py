@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PATIENCE_S', 'CHOICES', 'BACKENDS', 'FULL', 'DEAD', 'SEGMENTS_S', 'Codec', 'CodecUnavailable', 'Seat', 'answers',
-           'named', 'chosen', 'load_linacodec', 'encode_to_linacodec', 'codec_problem', 'linacodec_available',
-           'require_linacodec', 'codec_state', 'device_fault', 'free_memory', 'Ladder', 'warm_up']
+           'named', 'chosen', 'numbers_of', 'load_linacodec', 'encode_to_linacodec', 'codec_problem',
+           'linacodec_available', 'require_linacodec', 'codec_state', 'device_fault', 'free_memory', 'Ladder',
+           'warm_up']
 
 # %% ../nbs/04_seat.ipynb #3b4ede99
 import gc, importlib, logging, os, sys, threading, time
@@ -157,10 +158,17 @@ def _load():
 
 def _pretrained(cfg, backend, weights, revision):
     module, name = BACKENDS[backend]
-    numbers = dict(dtype=cfg.linacodec_dtype, encode_dtype=encoding_dtype(cfg.linacodec_dtype, cfg.linacodec_encode_dtype))
-    codec = getattr(importlib.import_module(module), name).from_pretrained(weights, device=resolve_device(cfg.device), revision=revision, **numbers)
+    load = getattr(importlib.import_module(module), name).from_pretrained
+    codec = load(weights, device=resolve_device(cfg.device), revision=revision, **numbers_of(cfg))
     warm_up(codec, cfg.warm_up)
     return codec
+
+def numbers_of(
+    cfg:Config, # settings
+) -> dict: # dtype and encode_dtype, in a setting's words
+    "What the codec computes with."
+    dtype = cfg.linacodec_dtype
+    return dict(dtype=dtype, encode_dtype=encoding_dtype(dtype, cfg.linacodec_encode_dtype))
 
 _seat = Seat(_load)
 
@@ -222,34 +230,40 @@ def _look(cfg): # raises `WeightsError`, which is not kept
     locate(cfg.linacodec_weights, cfg, cfg.linacodec_revision, fetch=False)
 
 # %% ../nbs/04_seat.ipynb #ef97bcb8
-def codec_state() -> dict: # JSON: backend, what it decodes and encodes with, state, and name and revision or the reason why there are none
+def codec_state() -> dict: # JSON: backend, numbers, state, and name and revision or the reason why there are none
     "What `action: \"health\"` says of the codec."
     from linacodec_tier3.codec.weights import NANO
     cfg, codec, problem = get_config(), _seat.codec, codec_problem()
-    state = dict(codec=cfg.codec, backend=cfg.linacodec_backend, dtype=cfg.linacodec_dtype, encode_dtype=encoding_dtype(cfg.linacodec_dtype, cfg.linacodec_encode_dtype),
-                 state="loaded" if codec else "unavailable" if problem else "not loaded yet")
+    how = "loaded" if codec else "unavailable" if problem else "not loaded yet"
+    state = dict(codec=cfg.codec, backend=cfg.linacodec_backend, **numbers_of(cfg), state=how)
     if codec: return state | dict(name=codec.name, revision=codec.revision, device=str(codec.device))
     return state | dict(weights=NANO if cfg.codec == "nano" else cfg.linacodec_weights) | (dict(reason=problem) if problem else {})
 
 # %% ../nbs/04_seat.ipynb #57810295
-FULL = ("out of memory", "can't allocate memory", "failed to allocate memory", "alloc_failed", "allocation_failed", "cublas_status_not_initialized",
-        "cudnn_status_not_initialized", "cusolver_status_not_initialized", "cufft_internal_error", "unable to find an engine")
-DEAD = ("device-side assert triggered", "illegal memory access", "illegal instruction", "illegal address", "misaligned address", "invalid program counter", "hardware stack error",
-        "shared address space", "unspecified launch failure", "launch timed out", "cuda error: unknown error", "uncorrectable ecc", "ecc error", "nvlink error", "hardware error",
-        "device is lost", "gpu is lost", "device unavailable", "busy or unavailable", "fallen off the bus", "context is destroyed")
+FULL = (  # what a full card shows itself in, in lower case
+    "out of memory", "can't allocate memory", "failed to allocate memory", "alloc_failed", "allocation_failed",
+    "cublas_status_not_initialized", "cudnn_status_not_initialized", "cusolver_status_not_initialized",
+    "cufft_internal_error", "unable to find an engine")
+DEAD = (  # and a lost one
+    "device-side assert triggered", "illegal memory access", "illegal instruction", "illegal address",
+    "misaligned address", "invalid program counter", "hardware stack error", "shared address space",
+    "unspecified launch failure", "launch timed out", "cuda error: unknown error", "uncorrectable ecc", "ecc error",
+    "nvlink error", "hardware error", "device is lost", "gpu is lost", "device unavailable", "busy or unavailable",
+    "fallen off the bus", "context is destroyed")
 
 def device_fault(
     error:BaseException|None, # that somebody raised
-) -> str: # "full": less work at once could help; "dead": nothing on this device will work again in this process; "": neither
+) -> str: # "full": less work at once could help; "dead": this process can use the device no more; "": neither
     "What an error, or what it was raised from, says about the device."
     if error is None: return ""
-    if isinstance(error, MemoryError) or any(c.__name__ == "OutOfMemoryError" for c in type(error).__mro__): return "full"
+    kinds, says = [c.__name__ for c in type(error).__mro__], str(error).lower()
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds: return "full"
     if isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime"):
-        says = str(error).lower()
         if any(s in says for s in DEAD): return "dead"
         if any(s in says for s in FULL): return "full"
     return device_fault(error.__cause__)
 
+# %% ../nbs/04_seat.ipynb #f73ed8dc
 def free_memory() -> None:
     "Give back what nobody uses any more, to Python and to the GPU."
     gc.collect()

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np, torch
 from torch.nn.utils.rnn import pad_sequence
 from .layers import fused, on_device, real, send
-from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames, padding,
-                                         prepare)
+from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames,
+                                         padding, prepare)
 from .resample import resample
 from .weights import locate
 from ..config import encoding_dtype, resolve_device
@@ -115,7 +115,7 @@ def moved(
     "Tensors on another device, in one transfer."
     if at_once is None: at_once = bool(tensors) and tensors[0].device != torch.device(device)
     if not at_once: return tensors
-    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].itemsize)  # wide ones lie where wide ones may
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].itemsize)  # wide ones where they may lie
     pieces = [tensors[i].contiguous().flatten().view(torch.int32) for i in order]
     there, out = (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).to(device), list(tensors)
     for i, piece in zip(order, there.split([len(p) for p in pieces])):
@@ -127,7 +127,7 @@ def steps_of(
     lengths:list[int], # samples of each piece of audio
     rate:int, # its rate in Hz
     net:Network, # whose ears hear it
-) -> tuple[list[int], ...]: # of each: samples at the spectrogram's rate, silence on each side, samples at 16 kHz
+) -> tuple[list[int], ...]: # of each: samples at the spectrogram's rate, silence on each side, then at 16 kHz
     "How long audio is on its way."
     s, arch, at = net.core.settings, net.content_ear.arch, lambda n, old, new: -(-n * new // old)
     before = [at(n, rate, s.sample_rate) for n in lengths]
@@ -253,7 +253,8 @@ def by_length(
     groups, work, longest = [], 0, lambda group: len(items[group[0]])
     for i in sorted(range(len(items)), key=lambda i: -len(items[i])):
         n, last = len(items[i]), groups[-1] if groups else []
-        if last and len(last) < size and longest(last) * (len(last) + 1) <= most * (work + n): last.append(i); work += n
+        fits = last and len(last) < size and longest(last) * (len(last) + 1) <= most * (work + n)
+        if fits: last.append(i); work += n
         else: groups.append([i]); work = n
     room = most * sum(map(len, items)) - sum(len(g) * longest(g) for g in groups)
     while size > 1:  # what one group has saved, two others may spend
@@ -299,9 +300,9 @@ def decodable(
     "Tokens and embeddings that a network can be given."
     items, codes = in_one_place([*tokens, *voices], net.device), net.core.local_quantizer.codes
     tokens, voices = items[:len(tokens)], items[len(tokens):]
-    no_codes, no_voices = [((t < 0) | (t >= codes)).any() for t in tokens], [~v.isfinite().all() for v in voices]
-    if (wrong := first_true(no_codes + no_voices)) is None: return tokens, voices
-    raise _no_token(tokens[wrong], codes) if wrong < len(tokens) else _no_voice(voices[wrong - len(tokens)], net)
+    odd = [((t < 0) | (t >= codes)).any() for t in tokens] + [~v.isfinite().all() for v in voices]
+    if (i := first_true(odd)) is None: return tokens, voices
+    raise _no_token(tokens[i], codes) if i < len(tokens) else _no_voice(voices[i - len(tokens)], net)
 
 # %% ../../nbs/codec/11_runtime.ipynb #332940ae
 def send_ragged(
@@ -318,7 +319,8 @@ def lengths_heard(
 ) -> list[list[int]]: # at every place where a mask or an average is made of them
     "How long audio is, from its first resampling to the ears' frames."
     steps, arch = steps_of(lengths, rate, net), net.content_ear.arch
-    windows = [[(n - kernel) // stride + 1 for n in steps[-1]] for _, kernel, stride in getattr(arch, "convs", ())[:1]]
+    convs = getattr(arch, "convs", ())[:1]
+    windows = [[(n - kernel) // stride + 1 for n in steps[-1]] for _, kernel, stride in convs]
     return [*steps, *windows, [arch.frames(n) for n in steps[-1]]]
 
 # %% ../../nbs/codec/11_runtime.ipynb #e98efa9c
@@ -366,10 +368,11 @@ def decoded(
 def ten_bits(
     yes:bool, # True: TF32; False: all bits of float32
 ) -> None:
-    "How a GPU multiplies 32-bit numbers from now on, whatever torch was told before, in whichever of its two ways."
+    "How a GPU multiplies 32-bit numbers from now on, whatever torch was told before, in either of its ways."
     torch.set_float32_matmul_precision("high" if yes else "highest")
     torch.backends.cudnn.allow_tf32 = yes
-    for kind in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn): kind.fp32_precision = "tf32" if yes else "ieee"
+    for kind in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        kind.fp32_precision = "tf32" if yes else "ieee"
 
 def trunks(
     parts:list[torch.nn.Module], # of a network
@@ -397,7 +400,7 @@ def named(
     return str(dtype).removeprefix("torch.")
 
 class Pretrained:
-    "A network with the name of its weights, on a device. Nothing that it computes with changes: threads may share it."
+    "A network with the name of its weights, on a device. Threads may share it, for it never changes."
     sample_rate = 48_000 # Hz of what it decodes to
     switched = ("cuda",) # kinds of devices on which TF32 exists
 
@@ -406,7 +409,7 @@ class Pretrained:
         name:str, # of the weights
         revision:str, # of the weights
         at_once:int|None=None, # items of a list that are computed together; None: 1 on a CPU, which gains nothing from more, else 16
-        precision:tuple[str, str]|None=None, # words for what it decodes and encodes with; None: the network's numbers
+        precision:tuple[str, str]|None=None, # what it decodes and encodes with; None: the network's numbers
     ):
         self.network, self.name, self.revision, self._at_once = network, name, revision, at_once
         self._elsewhere, self._copying = {}, threading.Lock()
@@ -438,9 +441,9 @@ class Loadable(Pretrained):
     def from_pretrained(cls,
         repo_or_folder:str|Path|None=None, # hub repository or local folder; None: as LINACODEC_WEIGHTS says
         device:str|None=None, # "cuda", "mps" or "cpu"; None: the best there is
-        dtype:str|torch.dtype="float32", # or tf32, which is one on a GPU only, bfloat16, or float16, which a CPU lacks
+        dtype:str|torch.dtype="float32", # or tf32, which GPUs alone have, bfloat16, or float16, which CPUs lack
         revision:str|None=None, # commit, tag or branch on the hub; None: as LINACODEC_REVISION says
-        encode_dtype:str|torch.dtype|None=None, # of encoding; None: float32 where `dtype` is bfloat16, else the same
+        encode_dtype:str|torch.dtype|None=None, # None: float32 where `dtype` is bfloat16, else the same
     ) -> "LinaCodec": # raises `WeightsError`, `ValueError`
         "The codec in a repository or folder."
         device = resolve_device(device or "auto")
@@ -471,7 +474,7 @@ def copied(
     there = lambda t: t.to(device, torch.float32 if lacks_half and t.dtype == torch.float16 else None)
     moved = {id(p): torch.nn.Parameter(there(p), requires_grad=False) for p in network.parameters()}
     moved |= {id(b): there(b) for b in network.buffers()}
-    for part in network.modules():  # a CPU's own preparation is made there, not taken along
+    for part in network.modules():  # what is prepared is made there, not taken along
         if torch.is_tensor(own := getattr(part, "spectrum", None)): moved.setdefault(id(own), None)
     return prepare(copy.deepcopy(network, moved))
 
@@ -531,7 +534,8 @@ class LinaCodec(Movable):
         "Audio to tokens and an embedding."
         many, net = isinstance(audio, (list, tuple)), self.network
         items = audio if many else [audio]
-        given = [v if v is None else voice_numbers(v, net) for v in listed(embedding, len(items), "embeddings")]
+        given = listed(embedding, len(items), "embeddings")
+        given = [v if v is None else voice_numbers(v, net) for v in given]
         decodable([], [v for v in given if v is not None], net)
         waves, known = all_checked(items, self.device), [v is not None for v in given]
         with self._turn(): groups = encoded(waves, sample_rate, known, net, self.at_once, segment_s)

@@ -124,6 +124,8 @@ def without_dropout(
     return model.eval().requires_grad_(False)
 
 # %% ../../nbs/codec/12_upstream.ipynb #582a8364
+_OWN = "upstream takes no precision but its own; unset it, or set LINACODEC_BACKEND=native"
+
 class UpstreamLinaCodec:
     "LinaCodec by upstream's code, one item at a time; the interface is that of `runtime.LinaCodec`."
     sample_rate, dtype = 48_000, torch.float32 # Hz of what it decodes to; numbers that go in and come out
@@ -148,9 +150,10 @@ class UpstreamLinaCodec:
         "The codec in a repository or folder."
         upstream_module()
         device = resolve_device(device or "auto")
-        for what, numbers in (("LINACODEC_DTYPE", dtype), ("LINACODEC_ENCODE_DTYPE", encode_dtype or "float32")):
+        asked = dict(LINACODEC_DTYPE=dtype, LINACODEC_ENCODE_DTYPE=encode_dtype or "float32")
+        for what, numbers in asked.items():
             name = str(numbers).removeprefix("torch.")
-            if name != "float32": raise ConfigError(f"{what}={name!r}: upstream takes no precision but its own; unset it, or set LINACODEC_BACKEND=native")
+            if name != "float32": raise ConfigError(f"{what}={name!r}: {_OWN}")
         if device == "mps": raise ConfigError("DEVICE='mps': upstream computes in float64 there, which mps lacks; set DEVICE=cpu, or LINACODEC_BACKEND=native")
         return cls(locate(repo_or_folder, revision=revision), device)
 
