@@ -20,8 +20,8 @@ import numpy as np
 from .audio import FILES, PCM, FileEncoder, fade, resample, to_base64, to_pcm, trim
 from .chunker import Chunk, growth_for, iter_chunks
 from .config import RESULT_LIMIT, Config
-from .seat import (Codec, CodecUnavailable, Ladder, codec_problem, device_fault, encode_to_linacodec,
-                                  linacodec_available, load_linacodec)
+from .seat import (Codec, CodecUnavailable, Ladder, codec_problem, device_fault,
+                                  encode_to_linacodec, linacodec_available, load_linacodec)
 from .tts import Engine, EngineError, as_audio, turn
 from .wire import (EMBEDDING_MODES, FORMATS, TOKEN_ENCODINGS, TOKENS, ChunkInfo, Numbering, audio_partials, batch_result,
                                   complete_partial, fitting_formats, pack_tokens, payload, token_partial, unpack_tokens, wire_size)
@@ -454,8 +454,8 @@ def _stream(stage, spoken, format, how, job, message=DONE):
     last = complete_partial(sent, format, chunk, duration, job.seconds, how.seed, message, job.recovered)
     tokens, encode_ms = last["total_tokens"], last["timing"]["encode"]
     log_event("stream_complete", total_chunks=chunk, total_time_seconds=job.seconds["total"], avg_chunk_latency_ms=encode_ms / max(chunk, 1),
-              avg_tokens_per_chunk=tokens / max(chunk, 1), total_tokens=tokens, real_time_factor=last["real_time_factor"],
-              **last["manifest"], **gpu_memory(last=True))
+              avg_tokens_per_chunk=tokens / max(chunk, 1), total_tokens=tokens,
+              real_time_factor=last["real_time_factor"], **last["manifest"], **gpu_memory(last=True))
     yield last
 
 # %% ../nbs/06_generators.ipynb #c8dd6645

@@ -18,8 +18,8 @@ from . import __version__
 from .config import PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config, resolve_device
 from .generators import (Delivery, JobState, JobStopped, ResultTooLarge, available_formats, codec_for, delivery,
                                         generate_batch_audio, generate_stream, on_loop)
-from .seat import (CodecUnavailable, codec_state, device_fault, linacodec_available, load_linacodec,
-                                  require_linacodec)
+from .seat import (CodecUnavailable, codec_state, device_fault, linacodec_available,
+                                  load_linacodec, require_linacodec)
 from .tts import EngineError, check_option, engine_class, engine_names, forget_engine, load_tts_model, recordings, resolve_voice, shown
 from .wire import EMBEDDING_MODES, FORMATS, STREAMED_FORMATS, TOKEN_ENCODINGS, TOKENS, error_result, wire_size
 
@@ -188,7 +188,7 @@ _keep = contextvars.ContextVar("keep", default=False)
 _lost = threading.Event()  # once set, whoever replaces workers is told to replace this one
 
 class WorkerConfig(dict):
-    "The SDK's configuration: whether a partial belongs to the job's output, and whether the worker can go on after it."
+    "The SDK's configuration: which partials belong to a job's output, and whether the worker can go on."
     def get(self, key, default=None):
         if key == "return_aggregate_stream": return _keep.get()
         return _lost.is_set() if key == "refresh_worker" else super().get(key, default)

@@ -131,7 +131,7 @@ class Core(nn.Module):
         factor = self.settings.downsample_factor
         return [t[:n // factor] for t, n in zip(self.codes(features, counts), counts)]
 
-    def voice(self, features, mask=None): # (batch, frames, channels) of the voice's ear -> (batch, 128) float32
+    def voice(self, features, mask=None): # (batch, frames, channels) of the voice's ear -> (batch, 128)
         return self.global_encoder(features.to(dtype_of(self.global_encoder)), mask).float()
 
     @property
@@ -240,7 +240,7 @@ class Network(nn.Module):
     @property
     def device(self): return next(self.parameters()).device # where it runs
     @property
-    def encoding(self): # the parts that only encoding uses; what rounds to tokens is in neither and stays float32
+    def encoding(self): # the parts that only encoding uses; the quantiser is in neither and stays float32
         c = self.core
         parts = (self.content_ear, self.voice_ear, c.local_encoder, c.conv_downsample, c.global_encoder)
         return [m for m in parts if m is not None]
