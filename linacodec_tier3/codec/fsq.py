@@ -34,9 +34,9 @@ class FiniteScalarQuantizer(nn.Module):
         self.levels, self.codes, self.output_dim = list(levels), math.prod(levels), output_dim
         self.proj_in = nn.Identity() if input_dim == len(levels) else nn.Linear(input_dim, len(levels))
         self.proj_out = nn.Identity() if output_dim == len(levels) else nn.Linear(len(levels), output_dim)
-        steps = torch.tensor(self.levels, device="cpu")
-        self.register_buffer("steps", steps, persistent=False) # of each number how many levels
-        self.register_buffer("value", torch.cat((steps.new_ones(1), steps.cumprod(0)[:-1])), persistent=False) # of a digit
+        steps = torch.tensor(self.levels, device="cpu") # of each number how many levels
+        value = torch.cat((steps.new_ones(1), steps.cumprod(0)[:-1])) # of a digit
+        for name, t in dict(steps=steps, value=value).items(): self.register_buffer(name, t, persistent=False)
 
     def encode(self,
         x:torch.Tensor, # (…, input_dim)

@@ -54,7 +54,8 @@ def interpolate(
     "Each sequence stretched to its target."
     if fused(x.device):
         alike = min(lengths) == max(lengths) and min(targets) == max(targets)
-        return F.interpolate(x.mT, size=targets[0], mode=mode).mT if alike else _interpolated(x, lengths, targets, mode)
+        if not alike: return _interpolated(x, lengths, targets, mode)
+        return F.interpolate(x.mT, size=targets[0], mode=mode).mT
     out = x.new_zeros(len(x), max(targets), x.shape[2])
     for i, (s, n, m) in enumerate(zip(x, lengths, targets)): out[i, :m] = F.interpolate(s[:n].T[None], size=m, mode=mode)[0].T
     return out

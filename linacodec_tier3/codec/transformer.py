@@ -46,7 +46,8 @@ class AdaLNZero(nn.Module):
         self.condition_proj = nn.Sequential(nn.SiLU(), nn.Linear(condition_dim, (3 if gated else 2) * dim))
         self.gated = gated
 
-    def forward(self, x, condition): # (batch, frames, dim); (batch, 1, condition_dim), or from `conditions` -> x modulated, gate
+    # (batch, frames, dim); (batch, 1, condition_dim), or what `conditions` gives -> x modulated, gate
+    def forward(self, x, condition):
         made = condition[self] if isinstance(condition, dict) else self.condition_proj(condition)
         shift, scale, *gate = made.chunk(3 if self.gated else 2, -1)
         return torch.addcmul(shift, self.norm(x), 1 + scale), gate[0] if gate else 1.
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         self.wq, self.wk, self.wv = (Linear(dim, inner, bias=qkv_bias) for _ in range(3))
         self.wo = Linear(inner, dim, bias=proj_bias)
 
-    def shared(self, x, keep, start): # what frames from number `start` on have in common in all layers: rotations, mask
+    def shared(self, x, keep, start): # of frames from number `start` on, for all layers -> rotations, mask
         like = x[:, None, :, :self.width]
         made = _some_rotations if fused(x.device) else rotations
         turn = made(start, x.shape[1], self.width, self.theta, x.device) if self.theta else None

@@ -72,7 +72,7 @@ class GroupNorm(nn.GroupNorm):
 
     def together(self, x, keep):
         while keep.dim() < 4: keep = keep[..., None]  # (batch, frames, groups, channels of a group)
-        count = keep.sum(1, keepdim=True) * (x.shape[2] // self.num_groups)
+        count = keep.sum((1, 3), keepdim=True) * (x.shape[2] // self.num_groups)
         parts = x.unflatten(-1, (self.num_groups, -1))
         off = (parts - (parts * keep).sum((1, 3), keepdim=True, dtype=torch.float32) / count) * keep
         factor = (off.square().sum((1, 3), keepdim=True) / count + self.eps).rsqrt()
@@ -171,7 +171,9 @@ class ISTFTHead(nn.Module):
         self.out, self.istft = Linear(dim, n_fft + 2), Window(n_fft)
         self.n_fft, self.hop, self.cut = n_fft, hop_length, n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
 
-    def lengths(self, frames): return Lengths(frames, self.hop, self.n_fft - self.hop - 2 * self.cut) # samples of each sequence
+    def lengths(self, frames): # of each sequence -> samples of each
+        return Lengths(frames, self.hop, self.n_fft - self.hop - 2 * self.cut)
+
     def samples(self, n): return self.lengths([n])[0] # of one sequence of n frames
 
     def windowed(self, x): # (…, frames, dim) -> (…, frames, n_fft)
@@ -202,7 +204,8 @@ class ISTFTHead(nn.Module):
         "Every sequence's audio."
         keep, square = real(lengths, x.device), self.istft.window.float().square().expand(1, x.shape[1], -1)
         frames = silenced(self.windowed(before(x).to(self.out.weight.dtype)), keep)
-        y, total = (overlap_add(t, self.hop)[:, self.cut:-self.cut or None] for t in (frames, silenced(square, keep)))
+        cut = slice(self.cut, -self.cut or None)
+        y, total = (overlap_add(t, self.hop)[:, cut] for t in (frames, silenced(square, keep)))
         if keep is None: return y / total
         inside = real(self.lengths(lengths), x.device)
         return torch.where(inside, y, 0.) / torch.where(inside, total, 1.)
@@ -232,12 +235,13 @@ def _good_size(n): # the next length that transforms are quick at
 
 @lru_cache
 @torch.inference_mode(False)
-def _envelope(transition): # of the transition's bins: coefficients of polynomials in cos² φ, even part and odd part
+def _envelope(transition): # of the transition's bins: coefficients of polynomials in cos² φ, even and odd part
     half, x = transition // 2, torch.arange(transition, dtype=torch.float64, device="cpu") / (transition - 1)
     uneven = (.5 - 3 * x ** 2 + 2 * x ** 3).tolist()  # how much more than a half of the low signal
     u = [[1.], [0., 2.]]  # Chebyshev's polynomials of the second kind
     while len(u) < transition: u.append([2 * a - b for a, b in zip([0., *u[-1]], [*u[-2], 0., 0.])])
-    odd = [sum(4 * uneven[half + j] * u[2 * j][i] for j in range(half) if i < len(u[2 * j])) for i in range(0, transition - 1, 2)]
+    terms = lambda i: (uneven[half + j] * u[2 * j][i] for j in range(half) if i < len(u[2 * j]))
+    odd = [4 * sum(terms(i)) for i in range(0, transition - 1, 2)]
     return u[transition - 1][1::2], odd
 
 def _horner(coefficients, x):
@@ -255,15 +259,16 @@ def below(
 ) -> torch.Tensor: # (batch, most) float32: by distance in samples
     "What signals are convolved with, each as a period, to leave what is below a frequency."
     n, even_odd = on_device(lengths, device)[:, None], _envelope(transition)
-    twice = 2 * ((n // 2 + 1).to(wide(device)) * share).long() - transition  # the first bin of the transition, doubled
+    twice = 2 * ((n // 2 + 1).to(wide(device)) * share).long() - transition  # the transition's first bin, doubled
     u, period, step = torch.arange(most, device=device), 2 * n, math.pi / n
-    near = torch.minimum(u, n - u)  # the same from both ends of a period, and more precise from the closer one
-    angle = lambda times: (times * near).remainder(period) * step  # whole numbers up to here, so none is too large
+    near = torch.minimum(u, n - u)  # the same from both ends of a period, more precise from the closer one
+    angle = lambda times: (times * near).remainder(period) * step  # of whole numbers, so none is too large
     phi, middle = near * step, angle(twice + transition - 1)
-    square = phi.cos().square()
-    even, odd = (_horner(c, square) for c in even_odd)
-    inner = torch.where(near == 0, twice - 1, angle(twice - 1).sin() / phi.sin())
-    sum_ = inner + middle.cos() * phi.cos() * even - middle.sin() * phi.sin() * odd
+    c, s = phi.cos(), phi.sin()
+    square = c.square()
+    even, odd = (_horner(coefficients, square) for coefficients in even_odd)
+    inner = torch.where(near == 0, twice - 1, angle(twice - 1).sin() / s)
+    sum_ = inner + middle.cos() * c * even - middle.sin() * s * odd
     return (sum_ / n).masked_fill(u >= n, 0.)  # the rest of the signal is no further away
 
 def crossover_batch(
@@ -277,9 +282,11 @@ def crossover_batch(
     "Signals merged at a frequency, each as if it were alone."
     inside, share = real(lengths, high.device), cutoff / (rate / 2)
     if inside is None: return list(crossover(high, low, rate, cutoff, transition))
-    if min(lengths) < 64 * transition: return [crossover(h[:n], l[:n], rate, cutoff, transition) for h, l, n in zip(high, low, lengths)]
+    if min(lengths) < 64 * transition:
+        return [crossover(h[:n], l[:n], rate, cutoff, transition) for h, l, n in zip(high, low, lengths)]
     size = _good_size(2 * max(lengths))
-    kernel = torch.fft.hfft(below(lengths, size // 2 + 1, share, transition, high.device), n=size)[:, :size // 2 + 1]
+    bins = size // 2 + 1
+    kernel = torch.fft.hfft(below(lengths, bins, share, transition, high.device), n=size)[:, :bins]
     part = torch.fft.irfft(torch.fft.rfft((high - low) * inside, size) * kernel, size)
     return [y[:n] for y, n in zip(high - part[:, :high.shape[1]], lengths)]
 
@@ -315,13 +322,13 @@ class Vocoder(nn.Module):
         high = self.head_48k(upsampled, self.upsampler.finish)[:len(low)]
         return crossover(high, low)
 
-    def merged_together(self, features, upsampled, lengths): # as many sequences at once as memory should hold of spectra
+    def merged_together(self, features, upsampled, lengths): # as many at once as memory should hold of spectra
         size, audio = max(1, BYTES // (upsampled.shape[1] * self.head_48k.out.out_features * 4)), []
         for a in range(0, len(lengths), size):
             some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
             low, ends = self.head.batch(features[some], counts), self.head.lengths(counts)
-            if (inside := real(ends, low.device)) is not None: low = low * inside  # beyond the ends is silence
-            low = resample(low, 24_000, 48_000)
+            inside = real(ends, low.device)  # beyond the ends is silence
+            low = resample(low if inside is None else low * inside, 24_000, 48_000)
             high = self.head_48k.batch(upsampled[some], self.upsampler.lengths(counts), self.upsampler.finish)
             audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(ends, 2))
         return audio

@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Iterable
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import (BYTES, Linear, attention, fused, on_device, product, real, rowwise, share, silenced,
-                                         wide)
+from .layers import (BYTES, Linear, attention, fused, on_device, product, real, rowwise,
+                                         share, silenced, wide)
 
 # %% ../../nbs/codec/03_wavlm.ipynb #7e949424
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def window_statistics(
     counts:list[int], # windows of each waveform
 ) -> tuple[torch.Tensor, torch.Tensor]: # means (batch, kernel) and covariances (batch, kernel, kernel), in double precision where the device has it
     "First two moments of all windows of each waveform."
-    if fused(x.device): return _statistics(x.unfold(1, kernel, stride)[:, :max(counts)].to(wide(x.device)), counts)
+    if fused(x.device):
+        return _statistics(x.unfold(1, kernel, stride)[:, :max(counts)].to(wide(x.device)), counts)
     means, covariances = [], []
     for wave, n in zip(x, counts):
         windows = wave.unfold(0, kernel, stride)[:n]
@@ -183,7 +184,8 @@ class FrontEnd(nn.Module):
         arch, out, dtype = self.arch, [], self.conv_layers[0].conv.weight.dtype
         _, kernel, stride = arch.convs[0]
         layers = [layer.ready(wave, [(n - kernel) // stride + 1 for n in lengths]) for layer in self.conv_layers]
-        size = share(wave.device, self.tile, len(wave) * arch.convs[0][0] * arch.hop // stride * dtype.itemsize)
+        widest = len(wave) * arch.convs[0][0] * arch.hop // stride * dtype.itemsize
+        size = share(wave.device, self.tile, widest)
         for a in range(0, arch.frames(wave.shape[1]), size):
             x = wave[:, a * arch.hop:(a + size - 1) * arch.hop + arch.samples(1), None].to(dtype)
             for layer in layers: x = layer(x)
@@ -263,9 +265,12 @@ class Sight:
         "Attention of one layer."
         every = self.bias is None or len(heads) == len(self.bias)
         pick = lambda x: x if every else x.index_select(0, heads)
-        if not self.whole: return attend_relative(q, k, v, None if self.bias is None else pick(self.bias), gate, self.keep, self.span)
+        if not self.whole:
+            bias = None if self.bias is None else pick(self.bias)
+            return attend_relative(q, k, v, bias, gate, self.keep, self.span)
         if self.near is None: mask = self.hidden
-        else: mask = gate * pick(self.near) if self.hidden is None else torch.addcmul(self.hidden, gate, pick(self.near))
+        elif self.hidden is None: mask = gate * pick(self.near)
+        else: mask = torch.addcmul(self.hidden, gate, pick(self.near))
         return attention(q, k, v, mask)
 
 # %% ../../nbs/codec/03_wavlm.ipynb #008d9081
@@ -394,12 +399,14 @@ class SpeechEncoder(nn.Module):
         x = silenced(self.encoder.feature_projection(self.feature_extractor(wave, lengths)), keep)
         n, more = x.shape[1], -x.shape[1] % 8
         if fused(x.device) and more:
-            keep = torch.arange(n + more, device=x.device)[None] < n if keep is None else F.pad(keep, (0, more))
+            if keep is None: keep = torch.arange(n + more, device=x.device)[None] < n
+            else: keep = F.pad(keep, (0, more))
             x = F.pad(x, (0, 0, 0, more))
         total, t = x if 0 in self.depths else 0, self.encoder.transformer
         x = x + t.pos_conv_embed(x)
         if t.layer_norm: x = t.layer_norm(x)
-        sight = Sight(x, self.position_bias(x.shape[1]), max((len(l.heads) for l in self.arch.layers), default=0), keep, span)
+        heads = max((len(l.heads) for l in self.arch.layers), default=0)
+        sight = Sight(x, self.position_bias(x.shape[1]), heads, keep, span)
         for depth, layer in enumerate(t.layers, 1):
             x = layer(x, sight)
             total = total + x * self.depths.count(depth) if depth in self.depths else total
@@ -441,7 +448,8 @@ def padded_widths(
         if isinstance(part, FeedForward): _widened([part.intermediate_dense], part.output_dense, multiple)
         if not isinstance(part, FrontEnd): continue
         for a, b in pairwise(part.conv_layers):
-            if not isinstance(a.layer_norm, nn.LayerNorm): _widened([m for m in (a.conv, a.layer_norm) if m is not None], b.conv, multiple)
+            if isinstance(a.layer_norm, nn.LayerNorm): continue
+            _widened([m for m in (a.conv, a.layer_norm) if m is not None], b.conv, multiple)
     return module
 
 # %% ../../nbs/codec/03_wavlm.ipynb #4611e720
