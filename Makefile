@@ -2,11 +2,19 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 OUT ?= out
+LIMIT ?= 360
 BIN := .venv/bin
 READY := .venv/.ready
 SLOW := .venv/.ready-slow
 TRAIN := .venv/.ready-train
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
+PACK := build/gpu-pack
+NANO_PACK := build/nano-pack
+NANO_LIMIT ?= 560
+# Wheels for a machine of another kind: Linux on x86-64 with Python 3.12.
+WHEELS := $(BIN)/python -m pip download -qq --disable-pip-version-check -c requirements.lock --no-deps --only-binary=:all: \
+	--python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none --platform any \
+	$(addprefix --platform manylinux,_2_34_x86_64 _2_28_x86_64 _2_27_x86_64 _2_17_x86_64 2014_x86_64)
 NBS = $(shell find nbs -name '*.ipynb' -not -path '*/[._]*' | sort)
 
 # What the user says reaches the shell through the environment, so quotes and dollar signs in a text stay what they are.
@@ -18,10 +26,10 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test slow nano docs readme outputs lint lock clean
+.PHONY: help run serve test slow nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## speak through the local endpoint into OUT=out; also TEXT= VOICE= FORMAT= SERVICE= SEED=
 	@$(BIN)/linacodec-tier3 run --out="$$RUN_OUT" $${RUN_TEXT:+--text="$$RUN_TEXT"} $${RUN_VOICE:+--voice="$$RUN_VOICE"} \
@@ -38,6 +46,28 @@ slow: $(SLOW) ## the same, with what is flagged slow
 
 nano: $(TRAIN) ## train the small codec from nothing into OUT=out (a night on two cores); run again, it goes on
 	@$(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
+
+nano-gpu: ## train its core on a GPU from build/nano-pack into OUT=out within NANO_LIMIT=560 seconds; needs python3 with torch, onnx and onnxruntime
+	@PYTHONPATH="$(NANO_PACK)/python" python3 -m linacodec_tier3.train.packed run --pack $(NANO_PACK) --out="$$RUN_OUT/nano-gpu" --seconds "$(NANO_LIMIT)"
+
+# Two hours on a core, most of them Kokoro's; it goes on where it was stopped.
+nano-gpu-pack: $(TRAIN) ## voices and texts for `make nano-gpu` on a machine without network, into build/nano-pack
+	@$(BIN)/python -m linacodec_tier3.train.packed pack --pack $(NANO_PACK)
+	@rm -rf build/nano-wheels
+	@$(WHEELS) -d build/nano-wheels soxr soundfile cffi pycparser
+	@for wheel in build/nano-wheels/*.whl; do $(BIN)/python -m zipfile -e "$$wheel" $(NANO_PACK)/python; done
+	@du -sh $(NANO_PACK) && test "$$(du -sm $(NANO_PACK) | cut -f1)" -le 47 || { echo "make nano-gpu-pack: over 47 MB" >&2; exit 1; }
+
+gpu: ## measure the codec on this machine's GPU into OUT=out within LIMIT=360 seconds; needs python3 with torch and numpy
+	@python3 .ci/gpu.py $(if $(wildcard $(PACK)),--pack $(PACK)) --out="$$RUN_OUT/gpu" --limit "$(LIMIT)"
+
+# What the machine image of a GPU lacks: Python 3.12 with torch and what usually comes with it is there.
+gpu-pack: $(READY) ## fetch wheels for `make gpu` on a machine without network, into build/gpu-pack
+	@rm -rf $(PACK) && mkdir -p $(PACK)
+	@$(WHEELS) -d $(PACK) \
+		aiohttp-retry annotated-types backoff bcrypt cffi cryptography invoke paramiko pycparser pydantic pydantic_core \
+		pynacl runpod soundfile soxr tomli tomlkit tqdm-loggable
+	@du -sh $(PACK) && test "$$(du -sm $(PACK) | cut -f1)" -le 40 || { echo "make gpu-pack: over 40 MB" >&2; exit 1; }
 
 docs: $(READY) ## the site, into _docs/; needs Quarto on PATH
 	@command -v quarto >/dev/null || { echo "make docs: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }

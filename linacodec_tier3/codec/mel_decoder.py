@@ -8,7 +8,7 @@ __all__ = ['mel_filters', 'log_mel', 'interpolate', 'Norm', 'PostNet', 'decode_m
 # %% ../../nbs/codec/07_mel_decoder.ipynb #d462283d
 import math
 from functools import lru_cache
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from .layers import Lengths, fused, on_device, real, silenced, wide
 from .transformer import Transformer
@@ -55,7 +55,7 @@ def interpolate(
     if fused(x.device):
         alike = min(lengths) == max(lengths) and min(targets) == max(targets)
         if not alike: return _interpolated(x, lengths, targets, mode)
-        return F.interpolate(x.mT, size=targets[0], mode=mode).mT
+        return _stretched(x, targets[0], mode)
     out = x.new_zeros(len(x), max(targets), x.shape[2])
     for i, (s, n, m) in enumerate(zip(x, lengths, targets)): out[i, :m] = F.interpolate(s[:n].T[None], size=m, mode=mode)[0].T
     return out
@@ -72,6 +72,14 @@ def _interpolated(x, lengths, targets, mode):
         low = torch.minimum(at.long(), last)
         y = torch.lerp(take(low), take(torch.minimum(low + 1, last)), (at - low).to(x.dtype)[..., None])
     return silenced(y, keep)
+
+def _stretched(x, target, mode): # all of a batch alike; torch's own kernel takes a GPU as long as the decoder's layers
+    last, at, scale = x.shape[1] - 1, torch.arange(target, device=x.device), np.float32(x.shape[1] / target).item()
+    if mode == "nearest": return x.index_select(1, (at.float() * scale).long().clamp(max=last))
+    at = ((at + .5).to(wide(x.device)) * scale - .5).float().clamp(min=0)
+    low = at.long().clamp(max=last)
+    near, far = x.index_select(1, low), x.index_select(1, (low + 1).clamp(max=last))
+    return torch.lerp(near, far, (at - low).to(x.dtype)[:, None])
 
 # %% ../../nbs/codec/07_mel_decoder.ipynb #02572ba7
 class Norm(nn.Module):

@@ -178,7 +178,9 @@ class ISTFTHead(nn.Module):
 
     def windowed(self, x): # (…, frames, dim) -> (…, frames, n_fft)
         log_magnitude, phase = self.out(x).float().chunk(2, -1)
-        return torch.fft.irfft(torch.polar(log_magnitude.exp().clip(max=1e2), phase)) * self.istft.window.float()
+        spectrum = torch.polar(log_magnitude.exp().clip(max=1e2), phase)
+        spectrum.imag[..., ::self.n_fft // 2] = 0  # of the first and the last
+        return torch.fft.irfft(spectrum) * self.istft.window.float()
 
     def forward(self,
         x:torch.Tensor, # (frames, channels) of one sequence

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'mel_distance', 'magnitudes', 'stft_loss', 'mel_loss', 'PeriodDiscriminator', 'SpectrumDiscriminator',
-           'Discriminators', 'discriminator_loss', 'adversarial_loss', 'feature_loss', 'Speller']
+           'Discriminators', 'discriminator_loss', 'adversarial_loss', 'feature_loss', 'Speller', 'Reader', 'noise',
+           'worn', 'naming_loss', 'reading_loss']
 
 # %% ../../nbs/train/02_objectives.ipynb #322d1ab7
+import random
 from functools import lru_cache
 import torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+from ..codec.global_encoder import ConvNextBackbone
 from ..codec.layers import Linear
 from ..codec.mel_decoder import mel_filters
 
@@ -161,3 +164,62 @@ class Speller(nn.Module):
     def read(self, x): # (tokens, width) -> str: the likeliest symbols, repetitions joined
         best = self.scores(x[None])[0].argmax(-1).unique_consecutive()
         return "".join(self.alphabet[i - 1] for i in best.tolist() if i)
+
+# %% ../../nbs/train/02_objectives.ipynb #2982d815
+class Reader(nn.Module):
+    "The phoneme in each frame of a log-mel spectrogram."
+    def __init__(self,
+        symbols:int, # how many phonemes there are
+        channels:int=160, # inside
+        blocks:int=5, # layers
+        bins:int=100, # of the spectrogram
+    ):
+        super().__init__()
+        self.trunk = ConvNextBackbone(bins, channels, 2 * channels, blocks)
+        self.out = nn.Linear(channels, symbols)
+
+    def forward(self,
+        mel:torch.Tensor, # (batch, frames, bins), nats
+    ) -> tuple[torch.Tensor, list]: # scores (batch, frames, symbols), and what each layer sees, (batch, frames, channels)
+        "What is being said."
+        x, seen = self.trunk.norm(self.trunk.embed((mel.mT + 4) / 3).mT), []
+        for block in self.trunk.convnext: seen.append(x := block(x))
+        return self.out(self.trunk.final_layer_norm(x)), seen
+
+# %% ../../nbs/train/02_objectives.ipynb #b5ff560a
+def noise(
+    like:torch.Tensor, # (batch, frames, bins)
+    most:float=.5, # nats
+) -> torch.Tensor: # same shape; of each spectrogram another amount
+    "Some noise, and in some spectrograms almost none."
+    return torch.randn_like(like) * torch.rand(len(like), 1, 1, device=like.device) * most
+
+def worn(
+    mel:torch.Tensor, # (batch, frames, bins)
+    rng:random.Random, # whether it is blurred, and how
+) -> torch.Tensor: # same shape
+    "Spectrograms as a reader learns from them."
+    kind = rng.random()
+    if kind < .15: mel = F.avg_pool1d(mel.mT, 5, 1, 2, count_include_pad=False).mT
+    elif kind < .3: mel = F.avg_pool1d(mel, 7, 1, 3, count_include_pad=False)
+    return mel + torch.randn(len(mel), 1, 1, device=mel.device) * .3 + noise(mel, .6)
+
+def naming_loss(
+    scores:torch.Tensor, # (batch, frames, symbols), from a `Reader`
+    labels:torch.Tensor, # (batch, frames) integers
+) -> torch.Tensor: # (), nats a frame
+    "How badly phonemes are named."
+    return F.cross_entropy(scores.float().flatten(0, 1), labels.flatten().long())
+
+def reading_loss(
+    reader:Reader, # stays as it is
+    made:torch.Tensor, # (batch, frames, bins)
+    true:torch.Tensor, # same shape
+    labels:torch.Tensor, # (batch, frames) integers
+) -> tuple[torch.Tensor, torch.Tensor]: # how differently the two look to it, relative to the true one; how badly the made one is named
+    "What a reader thinks of what was made; both are heard through the same noise."
+    veil = noise(true)
+    with torch.no_grad(): _, right = reader(true + veil)
+    scores, seen = reader(made + veil)
+    off = [(r.float() - s.float()).abs().mean() / (r.float().abs().mean() + 1e-6) for r, s in zip(right, seen)]
+    return sum(off) / len(off), naming_loss(scores, labels)
