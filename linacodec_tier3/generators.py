@@ -20,7 +20,8 @@ import numpy as np
 from .audio import FILES, PCM, FileEncoder, fade, resample, to_base64, to_pcm, trim
 from .chunker import Chunk, growth_for, iter_chunks
 from .config import RESULT_LIMIT, Config
-from .seat import Codec, CodecUnavailable, Ladder, codec_problem, device_fault, encode_to_linacodec, linacodec_available, load_linacodec
+from .seat import (Codec, CodecUnavailable, Ladder, codec_problem, device_fault,
+                                  encode_to_linacodec, linacodec_available, load_linacodec)
 from .tts import Engine, EngineError, as_audio, turn
 from .wire import (EMBEDDING_MODES, FORMATS, TOKEN_ENCODINGS, TOKENS, ChunkInfo, Numbering, audio_partials, batch_result,
                                   complete_partial, fitting_formats, pack_tokens, payload, token_partial, unpack_tokens, wire_size)
@@ -139,9 +140,9 @@ def gpu_memory(
     "How much of the GPU's memory this process takes."
     torch = sys.modules.get("torch")
     if not torch or not torch.cuda.is_initialized(): return {}
-    found = dict(gpu_memory_mb=torch.cuda.memory_allocated() / 2**20, gpu_memory_peak_mb=torch.cuda.max_memory_allocated() / 2**20)
+    now, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     if last: torch.cuda.reset_peak_memory_stats()
-    return found
+    return dict(gpu_memory_mb=now / 2**20, gpu_memory_peak_mb=most / 2**20)
 
 # %% ../nbs/06_generators.ipynb #d3000cf9
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def naming(
     except Exception as e:
         first = (str(e) or type(e).__name__).strip().split("\n")[0]
         lost = f"this worker has lost its GPU ({first}) and is replaced; send the job again"
-        raise ChunkFailed(f"{where} failed: {lost if device_fault(e) == 'dead' else e or type(e).__name__}") from e
+        why = lost if device_fault(e) == "dead" else str(e) or type(e).__name__
+        raise ChunkFailed(f"{where} failed: {why}") from e
 
 # %% ../nbs/06_generators.ipynb #4f7bb6af
 def speak(
@@ -452,7 +454,8 @@ def _stream(stage, spoken, format, how, job, message=DONE):
     last = complete_partial(sent, format, chunk, duration, job.seconds, how.seed, message, job.recovered)
     tokens, encode_ms = last["total_tokens"], last["timing"]["encode"]
     log_event("stream_complete", total_chunks=chunk, total_time_seconds=job.seconds["total"], avg_chunk_latency_ms=encode_ms / max(chunk, 1),
-              avg_tokens_per_chunk=tokens / max(chunk, 1), total_tokens=tokens, real_time_factor=last["real_time_factor"], **last["manifest"], **gpu_memory(last=True))
+              avg_tokens_per_chunk=tokens / max(chunk, 1), total_tokens=tokens,
+              real_time_factor=last["real_time_factor"], **last["manifest"], **gpu_memory(last=True))
     yield last
 
 # %% ../nbs/06_generators.ipynb #c8dd6645

@@ -18,7 +18,8 @@ from . import __version__
 from .config import PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config, resolve_device
 from .generators import (Delivery, JobState, JobStopped, ResultTooLarge, available_formats, codec_for, delivery,
                                         generate_batch_audio, generate_stream, on_loop)
-from .seat import CodecUnavailable, codec_state, device_fault, linacodec_available, load_linacodec, require_linacodec
+from .seat import (CodecUnavailable, codec_state, device_fault, linacodec_available,
+                                  load_linacodec, require_linacodec)
 from .tts import EngineError, check_option, engine_class, engine_names, forget_engine, load_tts_model, recordings, resolve_voice, shown
 from .wire import EMBEDDING_MODES, FORMATS, STREAMED_FORMATS, TOKEN_ENCODINGS, TOKENS, error_result, wire_size
 
@@ -187,7 +188,7 @@ _keep = contextvars.ContextVar("keep", default=False)
 _lost = threading.Event()  # once set, whoever replaces workers is told to replace this one
 
 class WorkerConfig(dict):
-    "The SDK's configuration, which knows for each partial whether it belongs to the job's output, and after each job whether the worker can go on."
+    "The SDK's configuration: which partials belong to a job's output, and whether the worker can go on."
     def get(self, key, default=None):
         if key == "return_aggregate_stream": return _keep.get()
         return _lost.is_set() if key == "refresh_worker" else super().get(key, default)
@@ -245,6 +246,7 @@ def failed(
     _log.error("job failed", exc_info=e)
     return error_result(f"internal error, {type(e).__name__}: {e}; the worker's log has the traceback")
 
+# %% ../nbs/07_handler.ipynb #61fcb195
 async def handler(
     job:dict, # `id` and `input`, as RunPod sends them
 ) -> AsyncIterator[dict]: # messages as in `wire`
@@ -302,7 +304,8 @@ def main() -> None:
             if linacodec_available(fetch=False): load_linacodec()
         except CodecUnavailable as e:
             if device_fault(e) == "dead": raise
-    except (CodecUnavailable, ConfigError, EngineError, ValueError) as e: sys.exit(f"linacodec-tier3 cannot start: {e}")
+    except (CodecUnavailable, ConfigError, EngineError, ValueError) as e:
+        sys.exit(f"linacodec-tier3 cannot start: {e}")
     runpod.serverless.start(worker_config(cfg))
 
 # %% ../nbs/07_handler.ipynb #0c93bd3b

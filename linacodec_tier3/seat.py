@@ -230,7 +230,7 @@ def _look(cfg): # raises `WeightsError`, which is not kept
     locate(cfg.linacodec_weights, cfg, cfg.linacodec_revision, fetch=False)
 
 # %% ../nbs/04_seat.ipynb #ef97bcb8
-def codec_state() -> dict: # JSON: backend, numbers, state, and name and revision or the reason why there are none
+def codec_state() -> dict: # JSON: backend, numbers, state; name and revision, or why there are none
     "What `action: \"health\"` says of the codec."
     from linacodec_tier3.codec.weights import NANO
     cfg, codec, problem = get_config(), _seat.codec, codec_problem()
@@ -241,15 +241,15 @@ def codec_state() -> dict: # JSON: backend, numbers, state, and name and revisio
 
 # %% ../nbs/04_seat.ipynb #57810295
 FULL = (  # what a full card shows itself in, in lower case
-    "out of memory", "can't allocate memory", "failed to allocate memory", "alloc_failed", "allocation_failed",
-    "cublas_status_not_initialized", "cudnn_status_not_initialized", "cusolver_status_not_initialized",
-    "cufft_internal_error", "unable to find an engine")
+    "out of memory", "can't allocate memory", "failed to allocate memory", "alloc_failed",
+    "allocation_failed", "cublas_status_not_initialized", "cudnn_status_not_initialized",
+    "cusolver_status_not_initialized", "cufft_internal_error", "unable to find an engine")
 DEAD = (  # and a lost one
     "device-side assert triggered", "illegal memory access", "illegal instruction", "illegal address",
     "misaligned address", "invalid program counter", "hardware stack error", "shared address space",
-    "unspecified launch failure", "launch timed out", "cuda error: unknown error", "uncorrectable ecc", "ecc error",
-    "nvlink error", "hardware error", "device is lost", "gpu is lost", "device unavailable", "busy or unavailable",
-    "fallen off the bus", "context is destroyed")
+    "unspecified launch failure", "launch timed out", "cuda error: unknown error", "ecc error",
+    "nvlink error", "hardware error", "device is lost", "gpu is lost", "device unavailable",
+    "busy or unavailable", "fallen off the bus", "context is destroyed")
 
 def device_fault(
     error:BaseException|None, # that somebody raised

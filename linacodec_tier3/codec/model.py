@@ -85,6 +85,7 @@ def dtype_of(
     "What a module computes with."
     return next((p.dtype for p in module.parameters()), torch.float32)
 
+# %% ../../nbs/codec/09_model.ipynb #121ecc18
 class Core(nn.Module):
     "Everything between speech features, tokens and spectrogram."
     def __init__(self,
@@ -119,23 +120,25 @@ class Core(nn.Module):
         mask:torch.Tensor|None=None, # as for `latents`
     ) -> torch.Tensor: # int64 (batch, most tokens); beyond the end of a sequence it means nothing
         "What is said: the tokens of a batch."
-        return self.local_quantizer.encode(self.latents(features, counts, mask).to(dtype_of(self.local_quantizer)))
+        latents = self.latents(features, counts, mask)
+        return self.local_quantizer.encode(latents.to(dtype_of(self.local_quantizer)))
 
     def tokens(self,
         features:torch.Tensor, # (batch, frames, channels) of the content encoder
         counts:list[int], # frames of each
     ) -> list[torch.Tensor]: # of each its tokens, int64
         "What is said, one tensor a sequence."
-        return [t[:n // self.settings.downsample_factor] for t, n in zip(self.codes(features, counts), counts)]
+        factor = self.settings.downsample_factor
+        return [t[:n // factor] for t, n in zip(self.codes(features, counts), counts)]
 
-    def voice(self, features, mask=None): # (batch, frames, channels) of the voice encoder -> (batch, 128) float32
+    def voice(self, features, mask=None): # (batch, frames, channels) of the voice's ear -> (batch, 128)
         return self.global_encoder(features.to(dtype_of(self.global_encoder)), mask).float()
 
     @property
     def dtype(self): return dtype_of(self.local_encoder) # what it encodes with
 
     def mel(self,
-        tokens:torch.Tensor|list[torch.Tensor], # int64 (batch, longest), zeros beyond each end; or one tensor a sequence
+        tokens:torch.Tensor|list[torch.Tensor], # int64 (batch, longest), zeros beyond each end; or one each
         voices:torch.Tensor, # (batch, 128)
         frames:list[int], # of the spectrogram, for each
         counts:list[int]|None=None, # tokens of each; None: the tensors' lengths
@@ -237,13 +240,15 @@ class Network(nn.Module):
     @property
     def device(self): return next(self.parameters()).device # where it runs
     @property
-    def encoding(self): # the parts that only encoding uses; what rounds to tokens belongs to neither and stays float32
+    def encoding(self): # the parts that only encoding uses; the quantiser is in neither and stays float32
         c = self.core
-        return [m for m in (self.content_ear, self.voice_ear, c.local_encoder, c.conv_downsample, c.global_encoder) if m is not None]
+        parts = (self.content_ear, self.voice_ear, c.local_encoder, c.conv_downsample, c.global_encoder)
+        return [m for m in parts if m is not None]
     @property
     def decoding(self): # those that only decoding uses
         c = self.core
-        return [m for m in (c.mel_prenet, c.mel_conv_upsample, c.mel_decoder, c.mel_postnet, self.vocoder) if m is not None]
+        parts = (c.mel_prenet, c.mel_conv_upsample, c.mel_decoder, c.mel_postnet, self.vocoder)
+        return [m for m in parts if m is not None]
     @property
     def vocoder_dtype(self): return self.vocoder.backbone.embed.weight.dtype # what its trunk computes with
 
@@ -335,7 +340,8 @@ def vocoder_of(
     return vocoder
 
 # %% ../../nbs/codec/09_model.ipynb #c72b7c19
-PRECISIONS = dict(float32=torch.float32, tf32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)  # a setting's word -> what weights are kept in
+PRECISIONS = dict(  # a setting's word -> what weights are kept in
+    float32=torch.float32, tf32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
 def place(
     network:Network, # float32, on the CPU; changed
@@ -343,7 +349,7 @@ def place(
     dtype:torch.dtype, # what it decodes with
     encode_dtype:torch.dtype, # what it encodes with
 ) -> Network: # the same
-    "Put each part where it will run, in the numbers that it will compute with; what is `exact` stays float32."
+    "Put each part where it will run, in the numbers that it will compute with; `exact` ones stay float32."
     for parts, numbers in ((network.encoding, encode_dtype), (network.decoding, dtype)):
         for part in parts: to_dtype(part, device, numbers)
     return prepare(network.to(device))
@@ -358,6 +364,7 @@ def prepare(
         if fused(network.device): padded_widths(ear)
     return network
 
+# %% ../../nbs/codec/09_model.ipynb #6f157279
 def load_network(
     w:Weights, # the folder, from `weights.locate`
     device:str="cpu", # where it will run

@@ -441,7 +441,7 @@ class Loadable(Pretrained):
     def from_pretrained(cls,
         repo_or_folder:str|Path|None=None, # hub repository or local folder; None: as LINACODEC_WEIGHTS says
         device:str|None=None, # "cuda", "mps" or "cpu"; None: the best there is
-        dtype:str|torch.dtype="float32", # or tf32, which GPUs alone have, bfloat16, or float16, which CPUs lack
+        dtype:str|torch.dtype="float32", # or tf32, of GPUs only, bfloat16, or float16, which CPUs lack
         revision:str|None=None, # commit, tag or branch on the hub; None: as LINACODEC_REVISION says
         encode_dtype:str|torch.dtype|None=None, # None: float32 where `dtype` is bfloat16, else the same
     ) -> "LinaCodec": # raises `WeightsError`, `ValueError`
