@@ -199,7 +199,7 @@ def workers_started(
     env = os.environ | one | dict(PYTHONPATH=path, CUDA_VISIBLE_DEVICES="")
     return [subprocess.Popen([*command, "--worker", f"{i}/{workers}"], env=env) for i in range(workers)]
 
-# %% ../../nbs/train/07_packed.ipynb #f501246f
+# %% ../../nbs/train/07_packed.ipynb #d4b0ffb2
 def run(
     pack:Path, # from `write_pack`
     out:Path, # for cores, history and log lines
@@ -209,7 +209,7 @@ def run(
     minutes:dict, # voice -> minutes of speech to be made
     start:str="linacodec-nano", # codec that it starts from
     device:str="auto", # where to train
-    least_h:float=.5, # hours of speech to begin with
+    least_h:float=2., # hours of speech to begin with
     room:Path|None=None, # folder for a folder of shards; None: the machine's own for such things
 ) -> dict: # the last entry of the history
     "Speech, readers and core, within some seconds."
@@ -244,7 +244,7 @@ def run(
         shutil.rmtree(room, ignore_errors=True)
     return said
 
-# %% ../../nbs/train/07_packed.ipynb #ad1ab941
+# %% ../../nbs/train/07_packed.ipynb #a0e59970
 def main(
     arguments:list[str]|None=None, # None: those of the process
 ) -> None:
@@ -269,8 +269,8 @@ def main(
         produce(given.pack, given.shards, *map(int, given.worker.split("/")), given.minutes)
     else:
         plan = Plan(MIX, batch_s=given.batch, rate=2e-3, ramp=100, reader_batch_s=min(200., given.batch), reader_steps=given.reader_steps,
-                    room_h=30. if given.batch > 100 else 2., readers=(192, 128))
-        run(given.pack, given.out, plan, given.seconds, given.workers, given.minutes, device=given.device, least_h=.5 if given.batch > 100 else .05)
+                    room_h=30. if given.batch > 100 else 2., readers=(192, 128), half=False)
+        run(given.pack, given.out, plan, given.seconds, given.workers, given.minutes, device=given.device, least_h=2. if given.batch > 100 else .05)
 
 # %% ../../nbs/train/07_packed.ipynb #48a86eac
 #| eval: false

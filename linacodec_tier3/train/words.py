@@ -192,7 +192,7 @@ class Muon(torch.optim.Optimizer):
                 rate = group["lr"] * .2 * math.sqrt(max(shape))
                 torch._foreach_add_(ps, list(change.to(ps[0].dtype).unbind()), alpha=-rate)
 
-# %% ../../nbs/train/06_words.ipynb #8cd66b1b
+# %% ../../nbs/train/06_words.ipynb #9a81ebf4
 @dataclass(frozen=True)
 class Plan:
     "All of the numbers."
@@ -204,14 +204,15 @@ class Plan:
     last_rate:float=2e-5 # of learning, at the end
     ramp:int=30 # steps until the rate is at its highest
     spelling:float=1. # weight of the letters
-    reading:float=1.5 # weight of looking alike to a reader
-    naming:float=.1 # weight of a reader's verdict
+    reading:float=2. # weight of looking alike to a reader
+    naming:float=.15 # weight of a reader's verdict
     reader_steps:int=1000 # that readers learn before the core does
     reader_batch_s:float=30. # seconds of speech in one of them
     refresh:int=20 # steps of the core after which readers learn one more, from what it makes now
     average:float=.999 # share of the mean of weights that a step leaves as it was
     room_h:float=9. # hours of speech kept in memory
     readers:tuple=(160, 128) # channels of each reader
+    half:bool=True # products in bfloat16; False: in single precision, in TF32 where a GPU has that
     seed:int=0 # of batches
 
     def rate_at(self, done, step): # share of the time that has gone; steps -> rate of learning
@@ -255,7 +256,7 @@ def weighed(plan, parts): # (), the sum of what `losses` says
     weights = dict(mel=1, change=.5, letters=plan.spelling, looks=plan.reading, named=plan.naming)
     return sum(weights[name] * part for name, part in parts.items())
 
-# %% ../../nbs/train/06_words.ipynb #29c65903
+# %% ../../nbs/train/06_words.ipynb #1cb3c4ae
 class Words:
     "A core that learns, its readers, and the time that they have had."
     def __init__(self,
@@ -267,7 +268,9 @@ class Words:
     ): # raises `ValueError` where the folder holds a checkpoint of another plan
         self.plan, self.shards, self.checkpoint, self.device = plan, shards, Path(folder) / "words.pt", resolve_device(device)
         self.store, self.taken, self.full = Store(self.device, plan.room_h), set(), False
-        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN's attention is planned anew, for half a second, for every length
+        if torch.device(self.device).type == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN's attention is planned anew, for half a second, for every length
+            torch.set_float32_matmul_precision("high")
         self.core = core.to(self.device).train().requires_grad_(True)
         self.mean = [p.detach().clone() for p in self.core.parameters()]
         self.speller = Speller(ALPHABET, core.mel_prenet.output_dim).to(self.device)
@@ -284,7 +287,7 @@ class Words:
     def done(self): # share of the core's time that has gone
         return self.steps / self.plan.steps if self.plan.steps else self.seconds / 60 / self.plan.minutes
 
-    def take(self, most=4): # some shards that have appeared since; -> how many
+    def take(self, most=8): # some shards that have appeared since; -> how many
         new = [] if self.full else [p for p in sorted(self.shards.glob("*.shard")) if p.name not in self.taken][:most]
         for path in new:
             self.full = self.full or not self.store.add(read_shard(path))
@@ -294,7 +297,8 @@ class Words:
     def lesson(self, kind, number, seconds): # the same for the same number, and the same speech in the store
         return lesson(self.store, self.plan.mix, seconds, np.random.default_rng((self.plan.seed, kind, number)))
 
-    def half(self): return torch.autocast(torch.device(self.device).type, torch.bfloat16) # products in bfloat16
+    def half(self): # products in bfloat16, if the plan says so
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.plan.half)
 
 # %% ../../nbs/train/06_words.ipynb #876b0f29
 def _kept(w): return dict(core=w.core, speller=w.speller, readers=w.readers) | w.optimisers
