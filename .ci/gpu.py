@@ -1118,7 +1118,7 @@ class Run:
         write_json(self.out / "gpu.json", self.report)
 
     def start(self, s:Step, later_s:float):
-        "Start a step, or say why not; the steps after it need `later_s` at least."
+        "Start a step, or say why not; the steps after it would like to have `later_s` at least."
         left = self.until - time.monotonic()
         if left < s.least_s:
             why = f"{max(left, 0):.0f} s left of {self.args.limit:g}"
@@ -1126,7 +1126,7 @@ class Run:
             return
         self.now.add(s.name)
         longer = 3 if self.args.rehearse else min(2, max(1, self.args.limit / 150))  # made for 150 s
-        allowed = min(s.most_s * longer, max(s.least_s, left - later_s))
+        allowed = min(s.most_s * longer, max(s.least_s, left - later_s, left / 2))
         log = self.room / f"{s.name}.log"
         command = [sys.executable, str(Path(sys.argv[0]).resolve()), "--step", s.name]
         command += ["--device", self.args.device, "--room", str(self.room)]
