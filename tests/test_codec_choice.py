@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from linacodec_tier3.audio import decode_file, level_db
+from linacodec_tier3.cli import TEXT
 from linacodec_tier3.client import StreamError, pieces
 from linacodec_tier3.codec import LinaCodec
 from linacodec_tier3.codec.weights import COMPACT, NANO, bundled
@@ -58,10 +59,26 @@ def test_none_means_none(tmp_path):
         assert last["format"] == "pcm_24" and "CODEC=none" in last["message"]
 
 
-def test_the_main_job_on_a_machine_without_any_network(tmp_path):
+def alone(
+    folder, # for what it makes
+) -> subprocess.CompletedProcess: # of `linacodec-tier3 run`
+    "The main job in a network namespace of its own, with nothing of this machine's settings."
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode: pytest.skip("no network namespaces here")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LINACODEC", "CODEC", "HF_", "TORCH_HOME"))} | dict(HOME=str(tmp_path))
-    done = subprocess.run(["unshare", "-rn", sys.executable, ALONE, "run", "--out", str(tmp_path / "out")], env=clean, capture_output=True, text=True, timeout=120)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LINACODEC", "CODEC", "HF_", "TORCH_HOME"))} | dict(HOME=str(folder))
+    done = subprocess.run(["unshare", "-rn", sys.executable, ALONE, "run", "--out", str(folder / "out")], env=clean, capture_output=True, text=True, timeout=240)
     assert not done.returncode, done.stderr
+    return done
+
+
+def test_the_main_job_on_a_machine_without_any_network(tmp_path):
+    done = alone(tmp_path)
     audio, rate = decode_file((tmp_path / "out/speech.wav").read_bytes())
     assert rate == 48_000 and len(audio) > 10 * rate and "linacodec_tokens, 48000 Hz" in done.stdout and NANO in done.stdout
+
+
+@pytest.mark.slow
+def test_the_main_job_is_understood(tmp_path):
+    from linacodec_tier3.train.measures import Recogniser, error_rate
+    alone(tmp_path)
+    heard = Recogniser()(*decode_file((tmp_path / "out/speech.wav").read_bytes()))
+    assert error_rate([TEXT], [heard]) < .1, heard
