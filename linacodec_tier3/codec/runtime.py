@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEGMENT_S', 'CONTEXT_S', 'PADDED', 'shaped', 'in_one_place', 'first_true', 'checked', 'all_checked', 'segments',
-           'crossfaded', 'packed', 'moved', 'steps_of', 'heard', 'through', 'understood', 'frames_of', 'mel_of',
-           'audio_in_segments', 'listed', 'by_length', 'token_numbers', 'voice_numbers', 'decodable', 'send_ragged',
-           'lengths_heard', 'encoded', 'decoded', 'ten_bits', 'trunks', 'in_ten_bits', 'named', 'Pretrained',
-           'Loadable', 'same_place', 'copied', 'Movable', 'LinaCodec']
+           'crossfaded', 'packed', 'moved', 'steps_of', 'heard', 'through', 'tokens_and_voices', 'mel_lengths',
+           'mel_of', 'audio_in_segments', 'listed', 'by_length', 'token_numbers', 'voice_numbers', 'decodable',
+           'send_ragged', 'lengths_heard', 'encoded', 'decoded', 'ten_bits', 'trunks', 'in_ten_bits', 'word_of',
+           'Pretrained', 'Loadable', 'same_place', 'copied', 'Movable', 'LinaCodec']
 
 # %% ../../nbs/codec/11_runtime.ipynb #49451e62
 import copy, threading
@@ -18,7 +18,7 @@ import numpy as np, torch
 from torch.nn.utils.rnn import pad_sequence
 from .layers import fused, on_device, real, send
 from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames,
-                                         padding, prepare)
+                                         padding, made_ready)
 from .resample import resample
 from .weights import locate
 from ..config import encoding_dtype, resolve_device
@@ -180,7 +180,7 @@ def through(
     return pad_sequence([whole(w[:n], f) for w, n, f in zip(waves, lengths, frames)], batch_first=True)
 
 # %% ../../nbs/codec/11_runtime.ipynb #be095aec
-def understood(
+def tokens_and_voices(
     waves:torch.Tensor, # (batch, m) at 16 kHz, zeros beyond each end
     lengths:list[int], # samples of each
     net:Network, # what hears them
@@ -196,7 +196,7 @@ def understood(
     return net.core.codes(words, frames, mask), counts, net.core.voice(sound, mask) if voiced else None
 
 # %% ../../nbs/codec/11_runtime.ipynb #9f72d499
-def frames_of(
+def mel_lengths(
     counts:list[int], # tokens of each sequence
     net:Network, # what speaks them
 ) -> list[int]: # frames of each spectrogram
@@ -211,7 +211,7 @@ def mel_of(
 ) -> tuple[torch.Tensor, list[int]]: # (batch, frames, bins) log-mel, and frames of each
     "Spectrograms."
     counts = counts or [len(t) for t in tokens]
-    frames = frames_of(counts, net)
+    frames = mel_lengths(counts, net)
     return net.core.mel(tokens, voices, frames, counts).float(), frames
 
 # %% ../../nbs/codec/11_runtime.ipynb #ec0f1d2b
@@ -340,7 +340,7 @@ def encoded(
     lengths = [[len(waves[i]) for i in g] for g in groups]
     send_ragged(net.device, [step for n in lengths for step in lengths_heard(n, rate, net)])
     for group, rows, n in zip(groups, moved(packed(waves, groups), net.device), lengths):
-        out.append((group, *understood(*heard(rows, n, rate, net), net, not known[group[0]], segment_s)))
+        out.append((group, *tokens_and_voices(*heard(rows, n, rate, net), net, not known[group[0]], segment_s)))
     return out
 
 # %% ../../nbs/codec/11_runtime.ipynb #b4a2169a
@@ -354,7 +354,7 @@ def decoded(
     "Tokens to audio, in groups."
     out, s, groups = [None] * len(tokens), net.core.settings, by_length(tokens, at_once)
     counts = [[len(tokens[i]) for i in g] for g in groups]
-    send_ragged(net.device, [*counts, *(frames_of(n, net) for n in counts)])
+    send_ragged(net.device, [*counts, *(mel_lengths(n, net) for n in counts)])
     there = moved(packed(tokens, groups) + [torch.stack([voices[i] for i in g]) for g in groups], net.device)
     for group, rows, who, n in zip(groups, there, there[len(groups):], counts):
         mel, frames = mel_of(rows, who, net, n)
@@ -393,7 +393,7 @@ def in_ten_bits(
 _in_turn = threading.RLock()
 
 # %% ../../nbs/codec/11_runtime.ipynb #19649365
-def named(
+def word_of(
     dtype:str|torch.dtype, # as torch or a setting has it
 ) -> str: # as a setting has it
     "The word for a kind of number."
@@ -414,7 +414,7 @@ class Pretrained:
         self.network, self.name, self.revision, self._at_once = network, name, revision, at_once
         self._elsewhere, self._copying = {}, threading.Lock()
         self.at_once = at_once or (1 if network.device.type == "cpu" else 16)
-        self.precision = precision or (named(network.vocoder_dtype), named(network.core.dtype))
+        self.precision = precision or (word_of(network.vocoder_dtype), word_of(network.core.dtype))
         for word, parts in zip(self.precision, (network.decoding, network.encoding)):
             for part in trunks(parts): in_ten_bits(part, word == "tf32")
 
@@ -447,7 +447,7 @@ class Loadable(Pretrained):
     ) -> "LinaCodec": # raises `WeightsError`, `ValueError`
         "The codec in a repository or folder."
         device = resolve_device(device or "auto")
-        words = named(dtype), encoding_dtype(named(dtype), named(encode_dtype or "auto"))
+        words = word_of(dtype), encoding_dtype(word_of(dtype), word_of(encode_dtype or "auto"))
         for what, w in zip(("dtype", "encode_dtype"), words):
             if w not in PRECISIONS: raise ValueError(f"{what}={w!r}: one of {', '.join(PRECISIONS)}")
             refused = device == "cpu" and w == "float16"
@@ -476,7 +476,7 @@ def copied(
     moved |= {id(b): there(b) for b in network.buffers()}
     for part in network.modules():  # a CPU's own preparation is made there, not taken along
         if torch.is_tensor(own := getattr(part, "spectrum", None)): moved.setdefault(id(own), None)
-    return prepare(copy.deepcopy(network, moved))
+    return made_ready(copy.deepcopy(network, moved))
 
 # %% ../../nbs/codec/11_runtime.ipynb #19afa056
 class Movable(Loadable):
