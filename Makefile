@@ -44,8 +44,10 @@ test: $(READY) ## every notebook's tests and tests/
 slow: $(SLOW) ## the same, with what is flagged slow
 	@$(BIN)/python -m pytest tests --slow
 
-nano: $(TRAIN) ## train the small codec from nothing into OUT=out (a night on two cores); run again, it goes on
-	@$(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
+nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=nano: go on from the one in the package
+	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
+	@$(BIN)/python -m linacodec_tier3.train.words --start="$(if $(FROM),linacodec-$(FROM),$(OUT)/nano/codec)" --out="$$RUN_OUT/words"
+	@$(BIN)/python -m linacodec_tier3.train.evaluation --choose "$$RUN_OUT"/words/codec-*
 
 nano-gpu: ## train its core on a GPU from build/nano-pack into OUT=out within NANO_LIMIT=560 seconds; needs python3 with torch, onnx and onnxruntime
 	@PYTHONPATH="$(NANO_PACK)/python" python3 -m linacodec_tier3.train.packed run --pack $(NANO_PACK) --out="$$RUN_OUT/nano-gpu" --seconds "$(NANO_LIMIT)"

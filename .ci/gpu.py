@@ -3,7 +3,9 @@
 `python3 .ci/gpu.py --pack build/gpu-pack --out out/gpu --limit 150` needs Python 3.12, torch and numpy, and
 no network: what else the package imports is unpacked from the wheels in `--pack` (`make gpu-pack` gets them).
 Each step runs in a process of its own with a time limit. `gpu.json` in `--out` is written anew whenever a
-step has something new, so a run that is cut off keeps what it had. The most valuable steps come first.
+step has something new, so a run that is cut off keeps what it had. The most valuable steps come first, or
+those of `--steps` in their order. `--known gpu.json` takes over what an earlier run found, and says of each
+finding which run it is from: `correctness` then begins with what that run lacks.
 `--device cpu --rehearse` does everything with small sizes on a processor.
 """
 import argparse, hashlib, inspect, itertools, json, math, os, platform, signal, statistics, subprocess, sys
@@ -32,6 +34,7 @@ class Step:
     most_s:float # seconds until it is killed
     least_s:float # with less time left it is not started
     beside:str # the step at the same time as which it runs; its own name: none
+    pieces:bool # whether its findings consist of pieces that may come from different runs
 
 
 STEPS:dict[str, Step] = {}
@@ -41,10 +44,11 @@ def step(
     most_s:float, # seconds until it is killed
     least_s:float=8., # with less time left it is not started
     beside:str="", # the step at the same time as which it runs
+    pieces:bool=False, # whether its findings consist of pieces that may come from different runs
 ):
     "Make a function of a `Bench` a step, after those that there are."
     def known(work):
-        STEPS[work.__name__] = Step(work.__name__, work, most_s, least_s, beside or work.__name__)
+        STEPS[work.__name__] = Step(work.__name__, work, most_s, least_s, beside or work.__name__, pieces)
         return work
     return known
 
@@ -86,7 +90,18 @@ class Bench:
     def __init__(self, device, small, room, result, until):
         self.device, self.small, self.room = device, small, Path(room)
         self.result, self.until, self.found, self.writing = Path(result), until, {}, threading.Lock()
-        self.gpu = device != "cpu"
+        self.gpu, file = device != "cpu", self.room / "known.json"
+        self.earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.known = deep(self.earlier, "found", self.result.stem) or {}  # what earlier runs found
+
+    def lacks(self, name, piece) -> bool:
+        "Has no earlier run found a piece of a finding?"
+        return "error" in (deep(self.known, name, piece) or dict(error="none"))
+
+    def older(self, name, piece) -> bool:
+        "Has other code found it?"
+        found = deep(self.known, name, piece) or {}
+        return "run" in found and found["run"] not in self.earlier.get("same_code", ())
 
     def left(self) -> float: return self.until - time.monotonic() # seconds
     def size(self, full, small): return small if self.small else full # of the two
@@ -328,7 +343,9 @@ def prepare(b):
     for what in ("ten", "ragged"): b.part(f"nano, {what}", lambda: reference(b, codecs, "nano", what, sounds))
     drawing.join()
     codecs["published"] = load(b, "published", device="cpu")
-    rest = [("published", "ten"), ("published", "ragged"), ("published", "long"), ("nano", "long")]
+    right = deep(b.earlier, "found", "correctness") or {}
+    rest = [("published", "ten"), ("published", "ragged")]
+    rest += [(m, "long") for m in ("published", "nano") if not deep(right, f"{m}, float32", "long", "tokens")]
     for model, what in rest: b.part(f"{model}, {what}", lambda: reference(b, codecs, model, what, sounds))
 
 
@@ -354,7 +371,7 @@ def environment(b):
     import numpy, torch
     def software():
         found = dict(torch=torch.__version__, cuda=torch.version.cuda, numpy=numpy.__version__)
-        found |= dict(python=platform.python_version(), system=platform.release())
+        found |= dict(python=platform.python_version())
         found |= dict(processors=os.cpu_count(), threads=torch.get_num_threads())
         if not b.gpu: return found
         p = torch.cuda.get_device_properties(0)
@@ -365,6 +382,7 @@ def environment(b):
     b.part("copy", lambda: copies(b))
     for name in DTYPES: b.part(f"product, {name}", lambda: products(b, name))
     b.part("launch", lambda: launches(b))
+    b.part("spectra", lambda: spectra(b))
 
 
 def smi() -> list[str]: # as nvidia-smi writes them
@@ -429,13 +447,58 @@ def launches(b) -> dict:
     return dict(launch_us=launch["ms"] * each, host_us=launch["host_ms"] * each, waited_us=1e3 * waited["ms"])
 
 
-@step(40)
+def spectra(b) -> dict: # transforms at once -> largest difference
+    "Inverse transforms where the first and the last bin are not real, against the CPU's, which ignore that."
+    import torch
+    x = torch.randn(b.size(8192, 64), 513, dtype=torch.complex64)
+    right = torch.fft.irfft(x)
+    real = x.clone()
+    real.imag[:, ::512] = 0
+    def worst(x, n): return float((torch.fft.irfft(x[:n].to(b.device)).cpu() - right[:n]).abs().max())
+    counts = [2**i for i in range(14) if 2**i <= len(x)]
+    return dict(peak=float(right.abs().max()), as_they_are={str(n): worst(x, n) for n in counts},
+                first_and_last_real={str(n): worst(real, n) for n in counts})
+
+
+PIECES = ("ten", "ragged", "twice", "together_or_alone", "long")  # the last two in float32 only
+
+
+@step(40, pieces=True)
 def correctness(b):
     "The device against the CPU: the same weights, the same recordings, every precision."
     sounds = recordings(b)
-    for (dtype, encode), model in itertools.product(precisions(b), ("nano", "published")):
-        name, all_of_it = f"{model}, {named(dtype, encode)}", dtype == "float32"
-        b.part(name, lambda: compared(b, model, load(b, model, dtype, encode), sounds, all_of_it), 3)
+    asked = [(m, *precision) for precision, m in itertools.product(precisions(b), ("nano", "published"))]
+    for wanted in (b.lacks, b.older) if b.known else (b.lacks,):  # what other code found is done again
+        def pieces(model, dtype, encode):
+            name = f"{model}, {named(dtype, encode)}"
+            return [p for p in PIECES[:5 if dtype == "float32" else 3] if wanted(name, p)]
+        for row in sorted(asked, key=lambda row: -len(pieces(*row))) if b.known else asked:
+            if some := pieces(*row): comparing(b, *row, some, sounds)
+
+
+def comparing(b, model, dtype, encode, pieces, sounds):
+    "What a precision costs in accuracy, piece by piece."
+    name, began = f"{model}, {named(dtype, encode)}", time.perf_counter()
+    right, found = Reference(b, model), b.found.setdefault(name, {})
+    pieces = [p for p in pieces if p != "long" or (b.room / f"{model}.long.npz").exists()]
+    if b.left() < 3 or not pieces: return
+    try: codec = load(b, model, dtype, encode)
+    except Exception as e: found |= failure(e)
+    else: found["codec"] = repr(codec).replace(weights(b, model), model)
+    for piece in pieces if "codec" in found else ():
+        if b.left() < 1: break
+        found[piece] = attempted(lambda: compared(b, codec, right, piece, sounds))
+        found["took_s"] = time.perf_counter() - began
+        b.save()
+    b.save()
+
+
+def compared(b, codec, right, piece, sounds) -> dict:
+    "One piece of it."
+    if piece == "ragged": return many(codec, right, sounds["ragged"])
+    if piece == "twice": return twice(codec, sounds)
+    if piece == "together_or_alone": return together_or_alone(codec, sounds["ragged"])
+    return one(b, codec, right, piece, sounds[piece][0])
 
 
 def one(b, codec, reference, what, audio) -> dict:
@@ -461,17 +524,6 @@ def worst_of(errors:list[dict]) -> dict:
     if not errors: return {}
     if wrong := [e for e in errors if "shape" in e]: return wrong[0]
     return {k: (all if k == "finite" else max)(e[k] for e in errors) for k in errors[0]}
-
-
-def compared(b, model, codec, sounds, all_of_it) -> dict:
-    "What a precision costs in accuracy; `all_of_it`: and everything else that must hold."
-    right, found = Reference(b, model), dict(codec=repr(codec).replace(weights(b, model), model))
-    found["ten"] = attempted(lambda: one(b, codec, right, "ten", sounds["ten"][0]))
-    found["ragged"] = attempted(lambda: many(codec, right, sounds["ragged"]))
-    if not all_of_it: return found
-    found["together_or_alone"] = attempted(lambda: together_or_alone(codec, sounds["ragged"]))
-    found["twice"] = attempted(lambda: twice(codec, sounds))
-    return found | dict(long=attempted(lambda: one(b, codec, right, "long", sounds["long"][0])))
 
 
 def together_or_alone(codec, audios) -> dict:
@@ -596,30 +648,37 @@ def operators(do) -> dict: # name -> how often
 @step(35, beside="correctness")
 def memory(b):
     "Memory after many lengths."
-    b.part("published", lambda: lengths(b, load(b), b.size(200, 5)), 4)
-    b.free()
-    b.part("nano", lambda: lengths(b, load(b, "nano"), b.size(100, 5)), 3)
+    for model, share in (("published", .6), ("nano", 1.)):
+        ends = time.monotonic() + share * (b.left() - 2)
+        b.part(model, lambda: lengths(b, model, b.size((5, 10, 20, 40, 80), (1, 2, 3)), ends), 3)
+        b.free()
 
 
-def lengths(b, codec, n) -> dict:
+def lengths(b, model, counts, ends) -> dict:
     "Memory and plans for Fourier transforms after so many recordings of random lengths."
-    import numpy as np, torch
-    rng, rows = np.random.RandomState(7), []
-    audio = babble(b.size(20, 3), 4)
-    for i in range(n):
+    import numpy as np
+    codec, rng, began = load(b, model), np.random.RandomState(7), time.perf_counter()
+    audio, rows = babble(b.size(20, 3), 4), []
+    b.found[model] = found = dict(rows=rows)
+    for i in range(1, max(counts) + 1):
         tokens, voice = codec.encode(audio[:rng.randint(12_000, len(audio))], 24_000)
         codec.decode(tokens, voice)
-        if (i + 1) % max(1, n // 5) and i: continue
-        row = dict(recordings=i + 1)
-        if b.gpu:
-            plans = torch.backends.cuda.cufft_plan_cache
-            free, total = torch.cuda.mem_get_info()
-            row |= dict(plans=plans.size, most_plans=plans.max_size)
-            row |= dict(allocated_mb=torch.cuda.memory_allocated() / MB)
-            row |= dict(reserved_mb=torch.cuda.memory_reserved() / MB, card_mb=(total - free) / MB)
-        rows.append(row)
-        if b.left() < 2: break
-    return dict(rows=rows)
+        late = time.monotonic() > ends
+        if i not in counts and not late: continue
+        rows.append(dict(recordings=i, seconds=time.perf_counter() - began) | (held(b) if b.gpu else {}))
+        b.save()
+        if late: break
+    return found
+
+
+def held(b) -> dict:
+    "What torch has taken of the card, and how many plans cuFFT keeps."
+    import torch
+    b.sync()
+    plans, (free, total) = torch.backends.cuda.cufft_plan_cache, torch.cuda.mem_get_info()
+    own, kept = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    taken = dict(allocated_mb=own / MB, reserved_mb=kept / MB, card_mb=(total - free) / MB)
+    return taken | dict(plans=plans.size, most_plans=plans.max_size)
 
 
 @step(32)
@@ -1028,13 +1087,18 @@ class Run:
     "All steps, and the file that says what they found."
     def __init__(self, args, room):
         self.args, self.room, self.until = args, room, time.monotonic() + args.limit
-        self.began, self.processes, self.out = time.monotonic(), {}, Path(args.out)
+        self.began, self.processes, self.now, self.out = time.monotonic(), {}, set(), Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
         sources = sorted(PACKAGE.rglob("*.py"))
         code = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:12]
         self.report = dict(device=args.device, rehearsal=args.rehearse, limit_s=args.limit, code=code)
         self.report |= dict(when=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), seconds=0.)
-        self.report |= dict(steps={}, found={})
+        self.report |= dict(steps={}, found={}, runs=[])
+        self.known = taken_over(args, self.report)
+        run = {k: self.report[k] for k in ("when", "code", "limit_s", "seconds")}
+        self.report["runs"].append(run | dict(card=card() if args.device == "cuda" else "cpu"))
+        same = [i for i, run in enumerate(self.report["runs"][:-1]) if run["code"] == code]
+        write_json(room / "known.json", dict(found=self.known.get("found", {}), same_code=same))
         path = [*unpacked(args.pack and Path(args.pack), room), *filter(None, [os.environ.get("PYTHONPATH")])]
         drop = ("LINACODEC_", "CODEC", "DEVICE", "RUNPOD_")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
@@ -1046,19 +1110,23 @@ class Run:
         "Take over what the steps have handed in, and write everything down."
         for name in self.report["steps"]:
             file = self.room / f"{name}.json"
-            if file.exists(): self.report["found"][name] = json.loads(file.read_text(encoding="utf-8"))
-        self.report["seconds"] = time.monotonic() - self.began
+            if name not in self.now or not file.exists(): continue
+            new, n = json.loads(file.read_text(encoding="utf-8")), len(self.report["runs"]) - 1
+            old = deep(self.known, "found", name) or {}
+            self.report["found"][name] = joined(old, marked(new, n, STEPS[name].pieces), STEPS[name].pieces)
+        self.report["seconds"] = self.report["runs"][-1]["seconds"] = time.monotonic() - self.began
         write_json(self.out / "gpu.json", self.report)
 
-    def start(self, s:Step):
-        "Start a step, or say why not."
+    def start(self, s:Step, later_s:float):
+        "Start a step, or say why not; the steps after it would like to have `later_s` at least."
         left = self.until - time.monotonic()
         if left < s.least_s:
             why = f"{max(left, 0):.0f} s left of {self.args.limit:g}"
-            self.report["steps"][s.name] = dict(status="skipped", why=why)
+            self.report["steps"].setdefault(s.name, dict(status="skipped", why=why))
             return
+        self.now.add(s.name)
         longer = 3 if self.args.rehearse else min(2, max(1, self.args.limit / 150))  # made for 150 s
-        allowed = min(s.most_s * longer, left)
+        allowed = min(s.most_s * longer, max(s.least_s, left - later_s, left / 2))
         log = self.room / f"{s.name}.log"
         command = [sys.executable, str(Path(sys.argv[0]).resolve()), "--step", s.name]
         command += ["--device", self.args.device, "--room", str(self.room)]
@@ -1068,7 +1136,8 @@ class Run:
             p = subprocess.Popen(command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL, stdout=f,
                                  stderr=f, start_new_session=True)
         self.processes[s.name] = (p, time.monotonic(), time.monotonic() + allowed + 1, log)
-        self.report["steps"][s.name] = dict(status="running", limit_s=allowed)
+        run = len(self.report["runs"]) - 1
+        self.report["steps"][s.name] = dict(status="running", limit_s=allowed, run=run)
 
     def look(self, name):
         "Has a step ended, or must it?"
@@ -1083,9 +1152,9 @@ class Run:
         entry["seconds"] = time.monotonic() - began
         del self.processes[name]
 
-    def group(self, steps:list[Step]):
+    def group(self, steps:list[Step], later_s:float):
         "Steps that run at the same time."
-        for s in steps: self.start(s)
+        for s in steps: self.start(s, later_s)
         shown = 0.
         while True:
             for name in list(self.processes): self.look(name)
@@ -1105,6 +1174,48 @@ class Run:
             end = dict(status="killed", why="the run was ended", log=tail(log))
             self.report["steps"][name] |= end | dict(seconds=time.monotonic() - began)
         self.save()
+
+
+def card() -> str|None:
+    "The card's name, as the driver has it."
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try: done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError): return None
+    return done.stdout.strip().split("\n")[0] or None
+
+
+def taken_over(args, report:dict) -> dict: # the earlier report, {} without one
+    "Put what an earlier run found into a report."
+    if not args.known: return {}
+    known = json.loads(Path(args.known).read_text(encoding="utf-8"))
+    if known["rehearsal"] and not args.rehearse:
+        sys.exit(f"--known {args.known}: that was a rehearsal, which measures nothing")
+    if "runs" not in known:  # it was the only one
+        run = {k: known[k] for k in ("when", "code", "limit_s", "seconds")}
+        known["runs"] = [run | dict(card=deep(known, "found", "environment", "software", "card"))]
+        known["found"] = {k: marked(v, 0, STEPS[k].pieces) for k, v in known["found"].items()}
+        for entry in known["steps"].values(): entry["run"] = 0
+    for k in ("runs", "found", "steps"): report[k] = json.loads(json.dumps(known[k]))
+    return known
+
+
+def marked(found:dict, run:int, pieces:bool) -> dict: # the same
+    "Say of each finding of a step, or of each of its pieces, which run it is from."
+    for x in found.values():
+        if isinstance(x, dict): x["run"] = run
+        some = x if isinstance(x, list) else x.values() if pieces and isinstance(x, dict) else ()
+        for y in some:
+            if isinstance(y, dict): y["run"] = run
+    return found
+
+
+def joined(old:dict, new:dict, pieces:bool) -> dict:
+    "An earlier run's findings of a step, and what is new instead of some of them."
+    whole = {k: v for k, v in new.items() if v or k not in old}
+    both = {k: old[k] | v for k, v in whole.items() if pieces and isinstance(old.get(k), dict)}
+    found = old | whole | both
+    skipped = [k for k in found.pop("skipped", ()) if k not in found]
+    return found | (dict(skipped=skipped) if skipped else {})
 
 
 def kill(p:subprocess.Popen):
@@ -1205,7 +1316,8 @@ def main(argv=None):
     parser.add_argument("--limit", type=float, default=150., help="seconds for everything")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what to measure")
     parser.add_argument("--rehearse", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument("--steps", help=f"some of them, with commas: {', '.join(STEPS)}")
+    parser.add_argument("--known", help="an earlier gpu.json, kept where nothing newer is found")
+    parser.add_argument("--steps", help=f"some, with commas, in order: {', '.join(STEPS)}")
     for name, kind in (("step", str), ("room", str), ("until", float)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -1217,7 +1329,9 @@ def main(argv=None):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as room:
         run = Run(args, Path(room))
         try:
-            for steps in groups([n for n in STEPS if n in names]): run.group(steps)
+            todo = groups(names)
+            least = [max(s.least_s for s in steps) for steps in todo]
+            for i, steps in enumerate(todo): run.group(steps, sum(least[i + 1:]))
         finally: run.close()
     print("\n".join(summary(run.report)), flush=True)
 

@@ -89,6 +89,21 @@ def test_no_step_ends_the_others(planted, tmp_path):
     assert "dies: died" in shown and "late: skipped" in shown
 
 
+def test_an_earlier_run_is_kept(planted, tmp_path):
+    old, _ = run(planted, tmp_path / "old", "--steps", "raises")
+    old["found"]["raises"]["second"] = dict(fine="then")
+    old["found"]["works"] = dict(only=dict(third=0), other=dict(kept=True))
+    known = tmp_path / "known.json"
+    known.write_text(json.dumps(old))
+    found, _ = run(planted, tmp_path / "new", "--known", known, "--steps", "works,late")
+    assert list(found["steps"]) == ["raises", "works", "late"]
+    assert [found["steps"][name].get("run") for name in found["steps"]] == [0, 1, None]
+    assert found["found"]["raises"] == old["found"]["raises"]
+    assert found["found"]["works"]["other"] == dict(kept=True)
+    assert [found["found"]["works"]["only"][k] for k in ("third", "run")] == [.33333, 1]
+    assert [r["seconds"] for r in found["runs"]] == [old["seconds"], found["seconds"]]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_cut_off(planted, tmp_path, how):
     planted.write_text(planted.read_text().replace("gpu.step(1,", "gpu.step(60,"))

@@ -8,7 +8,7 @@ __all__ = ['ConvNeXtBlock', 'ConvNextBackbone', 'AttentiveStatsPool', 'MeanPool'
 # %% ../../nbs/codec/06_global_encoder.ipynb #4f41fc5f
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import Linear, rowwise, silenced
+from .layers import Linear, fused, rowwise, silenced
 
 # %% ../../nbs/codec/06_global_encoder.ipynb #f7d53b57
 class ConvNeXtBlock(nn.Module):
@@ -73,7 +73,8 @@ class AttentiveStatsPool(nn.Module):
     def forward(self, x, keep=None): # (batch, frames, channels) -> (batch, output_channels)
         score = self.attn(x.mT).mT
         if keep is not None: score = score.masked_fill(~keep[..., None], -torch.inf)
-        weight, x = score.float().softmax(1), x.float()
+        score, x = score.float(), x.float()
+        weight = score.mT.softmax(-1).mT if fused(x.device) else score.softmax(1)  # a GPU wants its sums side by side
         mean = (weight * x).sum(1)
         variance = (weight * x ** 2).sum(1) - mean ** 2
         pooled = torch.cat((mean, variance.clamp(1e-4, 1e4).sqrt()), -1)

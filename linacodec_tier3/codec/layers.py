@@ -85,6 +85,7 @@ def send(
         _sent.update(((t, device), row) for t, row in zip(new, there.split([len(t) for t in new])))
         while len(_sent) > KEPT: del _sent[next(iter(_sent))]
 
+# %% ../../nbs/codec/02_layers.ipynb #21d24c6a
 @lru_cache(256)
 @torch.inference_mode(False)
 def _derived(given, times, plus, device):

@@ -474,7 +474,7 @@ def copied(
     there = lambda t: t.to(device, torch.float32 if lacks_half and t.dtype == torch.float16 else None)
     moved = {id(p): torch.nn.Parameter(there(p), requires_grad=False) for p in network.parameters()}
     moved |= {id(b): there(b) for b in network.buffers()}
-    for part in network.modules():  # a CPU's own preparation is made there, not taken along
+    for part in network.modules():  # what is prepared is made there, not taken along
         if torch.is_tensor(own := getattr(part, "spectrum", None)): moved.setdefault(id(own), None)
     return made_ready(copy.deepcopy(network, moved))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VocosBackbone', 'Snake1d', 'GroupNorm', 'ResnetBlock', 'UpSamplerBlock', 'overlap_add', 'Window', 'ISTFTHead',
-           'crossover', 'below', 'crossover_batch', 'Vocoder']
+           'audio_of_batch', 'crossover', 'below', 'crossover_batch', 'merged_batch', 'Vocoder']
 
 # %% ../../nbs/codec/08_vocoder.ipynb #ff898e41
 import math
@@ -14,6 +14,7 @@ import torch, torch.nn.functional as F
 from torch import nn
 from .layers import BYTES, Lengths, Linear, fused, on_device, real, silenced, wide
 from .global_encoder import ConvNeXtBlock
+from .mel_decoder import upsampled
 from .resample import resample
 
 # %% ../../nbs/codec/08_vocoder.ipynb #b3ce0220
@@ -128,7 +129,7 @@ class UpSamplerBlock(nn.Module):
     ) -> torch.Tensor: # (batch, more frames, the last block's channels); `finish` makes in_channels of them
         "More frames."
         for up, block in zip(self.upsample_layers, self.resnet_blocks):
-            x = up(silenced(x, keep).mT).mT
+            x = upsampled(up, silenced(x, keep))
             lengths = _frames_after(up, lengths)
             keep = real(lengths, x.device)
             x = block(x, keep)
@@ -198,19 +199,19 @@ class ISTFTHead(nn.Module):
         inside = slice(self.cut, len(y) - self.cut)
         return y[inside].div_(total[inside])
 
-    def batch(self,
-        x:torch.Tensor, # (batch, frames, channels)
-        lengths:list[int], # frames of each
-        before:Any=nn.Identity(), # as above
-    ) -> torch.Tensor: # (batch, samples of the longest); beyond an end it means nothing
-        "Every sequence's audio."
-        keep, square = real(lengths, x.device), self.istft.window.float().square().expand(1, x.shape[1], -1)
-        frames = silenced(self.windowed(before(x).to(self.out.weight.dtype)), keep)
-        cut = slice(self.cut, -self.cut or None)
-        y, total = (overlap_add(t, self.hop)[:, cut] for t in (frames, silenced(square, keep)))
-        if keep is None: return y / total
-        inside = real(self.lengths(lengths), x.device)
-        return torch.where(inside, y, 0.) / torch.where(inside, total, 1.)
+# %% ../../nbs/codec/08_vocoder.ipynb #6a885a68
+def audio_of_batch(
+    head:ISTFTHead, # whose features they are
+    x:torch.Tensor, # (batch, frames, channels)
+    lengths:list[int], # frames of each
+    before:Any=nn.Identity(), # what turns them into (batch, frames, dim)
+) -> torch.Tensor: # (batch, samples of the longest); beyond an end it means nothing
+    "Every sequence's audio."
+    keep, square = real(lengths, x.device), head.istft.window.float().square().expand(1, x.shape[1], -1)
+    frames = silenced(head.windowed(before(x).to(head.out.weight.dtype)), keep)
+    cut = slice(head.cut, -head.cut or None)
+    y, total = (overlap_add(t, head.hop)[:, cut] for t in (frames, silenced(square, keep)))
+    return y / (total if keep is None else total.clamp(min=1e-11))
 
 # %% ../../nbs/codec/08_vocoder.ipynb #0cc1e3fe
 def crossover(
@@ -273,6 +274,7 @@ def below(
     sum_ = inner + middle.cos() * c * even - middle.sin() * s * odd
     return (sum_ / n).masked_fill(u >= n, 0.)  # the rest of the signal is no further away
 
+# %% ../../nbs/codec/08_vocoder.ipynb #4b7d053b
 def crossover_batch(
     high:torch.Tensor, # (batch, n): used above the cutoff
     low:torch.Tensor, # (batch, n): used below
@@ -291,6 +293,26 @@ def crossover_batch(
     kernel = torch.fft.hfft(below(lengths, bins, share, transition, high.device), n=size)[:, :bins]
     part = torch.fft.irfft(torch.fft.rfft((high - low) * inside, size) * kernel, size)
     return [y[:n] for y, n in zip(high - part[:, :high.shape[1]], lengths)]
+
+# %% ../../nbs/codec/08_vocoder.ipynb #85e61038
+def merged_batch(
+    vocoder:Any, # a `Vocoder`
+    features:torch.Tensor, # (batch, frames, channels) of its trunk
+    upsampled:torch.Tensor, # (batch, more frames, channels) of its upsampler
+    lengths:list[int], # frames of each sequence
+) -> list[torch.Tensor]: # of each (samples,)
+    "Both heads' audio, merged, of as many sequences at once as memory should hold of spectra."
+    head, high_head, up = vocoder.head, vocoder.head_48k, vocoder.upsampler
+    size, audio = max(1, BYTES // (upsampled.shape[1] * high_head.out.out_features * 4)), []
+    for a in range(0, len(lengths), size):
+        some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
+        more, ends = up.lengths(counts), head.lengths(counts)
+        low = audio_of_batch(head, features[some, :max(counts)], counts)
+        inside = real(ends, low.device)  # beyond the ends is silence
+        low = resample(low if inside is None else low * inside, 24_000, 48_000)
+        high = audio_of_batch(high_head, upsampled[some, :max(more)], more, up.finish)
+        audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(ends, 2))
+    return audio
 
 # %% ../../nbs/codec/08_vocoder.ipynb #9df9c8be
 class Vocoder(nn.Module):
@@ -316,21 +338,10 @@ class Vocoder(nn.Module):
         keep = real(lengths, mel.device)
         x = self.backbone(mel, keep)
         more = self.upsampler(x, lengths, keep)
-        if fused(mel.device): return self.merged_together(x, more, lengths)
+        if fused(mel.device): return merged_batch(self, x, more, lengths)
         return [self.merged(a[:n], b[:self.upsampler.frames(n)]) for a, b, n in zip(x, more, lengths)]
 
     def merged(self, features, upsampled):
         low = resample(self.head(features), 24_000, 48_000)
         high = self.head_48k(upsampled, self.upsampler.finish)[:len(low)]
         return crossover(high, low)
-
-    def merged_together(self, features, upsampled, lengths): # as many at once as memory should hold of spectra
-        size, audio = max(1, BYTES // (upsampled.shape[1] * self.head_48k.out.out_features * 4)), []
-        for a in range(0, len(lengths), size):
-            some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
-            low, ends = self.head.batch(features[some], counts), self.head.lengths(counts)
-            inside = real(ends, low.device)  # beyond the ends is silence
-            low = resample(low if inside is None else low * inside, 24_000, 48_000)
-            high = self.head_48k.batch(upsampled[some], self.upsampler.lengths(counts), self.upsampler.finish)
-            audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(ends, 2))
-        return audio

@@ -138,7 +138,8 @@ def _statistics(windows, counts): # of a whole batch at once
     n = counts[0] if keep is None else on_device(counts, windows.device)[:, None]
     mean = silenced(windows, keep).sum(1) / n
     off = silenced(windows - mean[:, None], keep)
-    return mean, off.mT @ off / (n if keep is None else n[..., None])
+    parts = F.pad(off, (0, 0, 0, -off.shape[1] % 64)).unflatten(1, (64, -1))  # side by side, as sums are slow one by one
+    return mean, (parts.mT @ parts).sum(1) / (n if keep is None else n[..., None])
 
 # %% ../../nbs/codec/03_wavlm.ipynb #7bf806e4
 class ConvLayer(nn.Module):
@@ -344,7 +345,7 @@ class PositionConv(nn.Module):
         return y.permute(0, 1, 3, 2).flatten(1, 2)[:, :n].to(x.dtype) + self.conv.bias
 
     def forward(self, x):
-        if self.spectrum is not None and x.device.type == "cpu": return F.gelu(self.by_spectra(x))
+        if self.spectrum is not None and self.spectrum.device == x.device: return F.gelu(self.by_spectra(x))
         return F.gelu(self.conv(x.mT)[..., :x.shape[1]]).mT
 
 # %% ../../nbs/codec/03_wavlm.ipynb #da2668b8

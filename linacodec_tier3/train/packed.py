@@ -7,13 +7,14 @@ __all__ = ['GAP', 'PYTHON', 'log', 'quartered', 'write_json', 'read_json', 'pack
            'unpack_recordings', 'record', 'write_pack', 'recorded', 'on_the_spot', 'produce', 'workers_started', 'run',
            'main']
 
-# %% ../../nbs/train/07_packed.ipynb #613a84cd
+# %% ../../nbs/train/07_packed.ipynb #7ebc4908
 import argparse, gzip, json, logging, os, random, shutil, subprocess, sys, tempfile, time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 import numpy as np
 from ..codec.weights import publish
+from ..config import resolve_device
 from .aligned import TOKEN, Features, features, hibari_speaks, joe_speaks, letters_of, lines_of, network_of, speaker, spoken, write_shard
 from .speech import FACTORS, RATE, SPEEDS, TRAINED, _package
 
@@ -244,7 +245,7 @@ def run(
         shutil.rmtree(room, ignore_errors=True)
     return said
 
-# %% ../../nbs/train/07_packed.ipynb #a0e59970
+# %% ../../nbs/train/07_packed.ipynb #4d770e49
 def main(
     arguments:list[str]|None=None, # None: those of the process
 ) -> None:
@@ -260,6 +261,9 @@ def main(
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="run: processes that make speech")
     parser.add_argument("--device", default="auto", help="run: cuda or cpu")
     parser.add_argument("--batch", type=float, default=640., help="run: seconds of speech in a step")
+    parser.add_argument("--rate", type=float, default=2e-3, help="run: rate of learning at its highest")
+    parser.add_argument("--start", default="linacodec-nano", help="run: codec that it starts from")
+    parser.add_argument("--least-hours", type=float, default=2., help="run: speech to begin with")
     parser.add_argument("--reader-steps", type=int, default=1000, help="run: steps that readers learn before the core does")
     given = parser.parse_args(arguments)
     from linacodec_tier3.train.words import MIX, OTHERS, Plan
@@ -268,9 +272,10 @@ def main(
     elif given.what == "produce":
         produce(given.pack, given.shards, *map(int, given.worker.split("/")), given.minutes)
     else:
-        plan = Plan(MIX, batch_s=given.batch, rate=2e-3, ramp=100, reader_batch_s=min(200., given.batch), reader_steps=given.reader_steps,
-                    room_h=30. if given.batch > 100 else 2., readers=(192, 128), half=False)
-        run(given.pack, given.out, plan, given.seconds, given.workers, given.minutes, device=given.device, least_h=2. if given.batch > 100 else .05)
+        on_gpu = resolve_device(given.device) != "cpu"
+        plan = Plan(MIX, batch_s=given.batch, rate=given.rate, ramp=100, reader_batch_s=min(200., given.batch), reader_steps=given.reader_steps,
+                    room_h=30. if on_gpu else 6., readers=(192, 128), half=not on_gpu)
+        run(given.pack, given.out, plan, given.seconds, given.workers, given.minutes, given.start, given.device, given.least_hours)
 
 # %% ../../nbs/train/07_packed.ipynb #48a86eac
 #| eval: false
