@@ -6,7 +6,7 @@
 __all__ = ['CONTENT_LAYERS', 'LISTENING_RATE', 'UNUSED', 'PRECISIONS', 'built', 'Settings', 'Ear', 'dtype_of', 'Core',
            'standardised', 'padding', 'mel_frames', 'MelFrames', 'MelEar', 'Network', 'core_of',
            'with_batch_statistics', 'content_ear_of', 'ears_of', 'voice_ear_of', 'speech_encoder', 'vocoder_from',
-           'vocoder_of', 'place', 'made_ready', 'load_network']
+           'vocoder_of', 'place', 'prepare', 'load_network']
 
 # %% ../../nbs/codec/09_model.ipynb #e81430a9
 import inspect, math
@@ -352,9 +352,9 @@ def place(
     "Put each part where it will run, in the numbers that it will compute with; `exact` ones stay float32."
     for parts, numbers in ((network.encoding, encode_dtype), (network.decoding, dtype)):
         for part in parts: to_dtype(part, device, numbers)
-    return made_ready(network.to(device))
+    return prepare(network.to(device))
 
-def made_ready(
+def prepare(
     network:Network, # where it will run; changed
 ) -> Network: # the same
     "Do once what every call gains from: a faster form of the position convolution, widths that a GPU likes."

@@ -18,7 +18,7 @@ import numpy as np, torch
 from torch.nn.utils.rnn import pad_sequence
 from .layers import fused, on_device, real, send
 from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames,
-                                         padding, made_ready)
+                                         padding, prepare)
 from .resample import resample
 from .weights import locate
 from ..config import encoding_dtype, resolve_device
@@ -476,7 +476,7 @@ def copied(
     moved |= {id(b): there(b) for b in network.buffers()}
     for part in network.modules():  # what is prepared is made there, not taken along
         if torch.is_tensor(own := getattr(part, "spectrum", None)): moved.setdefault(id(own), None)
-    return made_ready(copy.deepcopy(network, moved))
+    return prepare(copy.deepcopy(network, moved))
 
 # %% ../../nbs/codec/11_runtime.ipynb #19afa056
 class Movable(Loadable):
