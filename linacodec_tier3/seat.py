@@ -243,7 +243,8 @@ def codec_state() -> dict: # JSON: backend, numbers, state; name and revision, o
 FULL = (  # what a full card shows itself in, in lower case
     "out of memory", "can't allocate memory", "failed to allocate memory", "alloc_failed",
     "allocation_failed", "cublas_status_not_initialized", "cudnn_status_not_initialized",
-    "cusolver_status_not_initialized", "cufft_internal_error", "unable to find an engine")
+    "cusolver_status_not_initialized", "cudnn_status_internal_error", "cufft_internal_error",
+    "cufft_invalid_size", "unable to find an engine")
 DEAD = (  # and a lost one
     "device-side assert triggered", "illegal memory access", "illegal instruction", "illegal address",
     "misaligned address", "invalid program counter", "hardware stack error", "shared address space",
