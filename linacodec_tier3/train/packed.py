@@ -200,7 +200,7 @@ def workers_started(
     env = os.environ | one | dict(PYTHONPATH=path, CUDA_VISIBLE_DEVICES="")
     return [subprocess.Popen([*command, "--worker", f"{i}/{workers}"], env=env) for i in range(workers)]
 
-# %% ../../nbs/train/07_packed.ipynb #d4b0ffb2
+# %% ../../nbs/train/07_packed.ipynb #3f62f5b9
 def run(
     pack:Path, # from `write_pack`
     out:Path, # for cores, history and log lines
@@ -232,9 +232,10 @@ def run(
         say(dict(hours=w.store.hours, voices={v: len(p) for v, p in w.store.of.items()}))
         for said in prepare(w, began + .3 * seconds): say(dict(readers=said))
         left = max(.1 * seconds, seconds - (time.time() - began))
-        w.plan, marks, said = replace(plan, minutes=(left - .02 * left) / 60), [.5, .75, 2.], {}
+        w.plan, marks, said, kept = replace(plan, minutes=(left - .02 * left) / 60), [.5, .75, 2.], {}, time.time()
         for said in train(w, save_s=1e9):
             say(said)
+            if time.time() - kept > 60: kept = time.time(); write_core(w, out / "core-latest.safetensors")
             if w.done > marks[0]: write_core(w, out / f"core-{int(100 * marks.pop(0))}.safetensors")
         write_core(w, out / "core-100.safetensors")
         write_core(w, out / "core-100-mean.safetensors", mean=True)
