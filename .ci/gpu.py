@@ -229,8 +229,8 @@ def load(b:Bench, model="published", dtype="float32", encode=None, device=None):
 
 
 def precisions(b:Bench) -> list[tuple]: # (dtype, dtype of encoding or None)
-    "All that can be asked for; where encoding has a precision of its own, bfloat16 for both as well."
-    both = [("bfloat16", "bfloat16")] if chooses_encoding() else []
+    "All that can be asked for; where encoding has a precision of its own, what it has only when asked, too."
+    both = [(d, d) for d in ("tf32", "bfloat16")] if chooses_encoding() else []
     return [(d, None) for d in DTYPES] + both
 
 

@@ -80,7 +80,7 @@ def encoding_dtype(
 ) -> str: # one of `DTYPES`
     "What the codec encodes with."
     if choice != "auto": return choice
-    return "float32" if dtype == "bfloat16" else dtype
+    return "float32" if dtype in ("bfloat16", "tf32") else dtype
 
 # %% ../nbs/00_config.ipynb #b4faeba2
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Config:
     linacodec_revision:str = setting("main", str, "commit, tag or branch of that repository; a branch stays at the commit that it had when the volume was filled")
     linacodec_backend:str = setting("native", one_of("native", "upstream"), "whose code runs the codec: this package's, or the `linacodec` package where that is installed")
     linacodec_dtype:str = setting("float32", one_of(*DTYPES), "numbers that the codec computes with: `float32` with all its bits, also on a GPU; `tf32`, where a GPU multiplies with 10 bits; `bfloat16`; `float16`, which a CPU refuses")
-    linacodec_encode_dtype:str = setting("auto", one_of("auto", *DTYPES), "the same for encoding alone; `auto`: `float32` where LINACODEC_DTYPE is `bfloat16`, which would change one token in fourteen, else the same")
+    linacodec_encode_dtype:str = setting("auto", one_of("auto", *DTYPES), "the same for encoding alone; `auto`: `float32` where LINACODEC_DTYPE is `bfloat16` or `tf32`, which would change tokens, else the same")
     warm_up:str = setting("auto", one_of("auto", "on", "off"), "whether the codec encodes and decodes a second of noise when it is loaded, so that the first job does not wait for a GPU's libraries; `auto`: on a GPU only")
     volume_dir:Path = setting(Path("/runpod-volume"), path, "where the network volume is mounted")
     hf_home:Path = setting(cache_folder("huggingface"), path, "Hugging Face hub's cache")

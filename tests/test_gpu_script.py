@@ -1,5 +1,5 @@
 "`.ci/gpu.py`, rehearsed on a processor: what it finds is stored, and no step's end is the end of the others."
-import json, os, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -49,7 +49,7 @@ def run(
 ) -> tuple[dict, str]: # the stored results, and what was printed
     "A rehearsal that ends well."
     command = [sys.executable, script, "--device", "cpu", "--rehearse", "--out", out, *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "gpu.json").read_text()), done.stdout
 
@@ -73,6 +73,27 @@ def test_rehearsal(tmp_path):
     assert "published" in found["found"]["graphs"]["error"]["error"]  # `prepare` would have written it
     assert found["rehearsal"] and found["seconds"] < 180 and len(found["code"]) == 12
     assert str(ROOT) not in json.dumps(found["found"])
+
+
+@pytest.mark.slow
+def test_whole_rehearsal(tmp_path):
+    found, _ = run(SCRIPT, tmp_path, "--limit", "360")
+    assert {step: end["status"] for step, end in found["steps"].items() if end["status"] != "done"} == {}
+    assert set(found["found"]) == set(found["steps"]) and len(found["steps"]) == 12 and found["seconds"] < 360
+    for codec, part in found["found"]["correctness"].items():
+        assert "error" not in part or "float16" in part["error"], codec  # which a processor refuses
+
+
+def test_one_command_everywhere():
+    notebook = (ROOT / "nbs/codec/24_gpu_measured.ipynb").read_text()
+    told = re.search(r"python3 \.ci/gpu\.py [^\"\\]*", notebook)[0].split()
+    given = dict(zip(told[2::2], told[3::2]))
+    made = subprocess.run(["make", "-n", "gpu", "gpu-pack"], cwd=ROOT, capture_output=True, text=True).stdout
+    asked = next(line for line in made.splitlines() if ".ci/gpu.py" in line)
+    known = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True).stdout
+    assert {*given} | {*re.findall(r"--[a-z]+", asked)} <= {*re.findall(r"--[a-z]+", known)}
+    assert f"-d {given['--pack']} " in made and (ROOT / given["--known"]).is_file()
+    assert given["--out"].endswith("/gpu") and '--out="$RUN_OUT/gpu"' in asked
 
 
 def test_no_step_ends_the_others(planted, tmp_path):

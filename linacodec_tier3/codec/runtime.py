@@ -457,7 +457,7 @@ class Loadable(Pretrained):
         device:str|None=None, # "cuda", "mps" or "cpu"; None: the best there is
         dtype:str|torch.dtype="float32", # or tf32, of GPUs only, bfloat16, or float16, which CPUs lack
         revision:str|None=None, # commit, tag or branch on the hub; None: as LINACODEC_REVISION says
-        encode_dtype:str|torch.dtype|None=None, # None: float32 where `dtype` is bfloat16, else the same
+        encode_dtype:str|torch.dtype|None=None, # None: `dtype`, but float32 for bfloat16 and tf32
     ) -> "LinaCodec": # raises `WeightsError`, `ValueError`
         "The codec in a repository or folder."
         device = resolve_device(device or "auto")

@@ -721,7 +721,9 @@ def compute_findings(
     "Device and code."
     try: device, wrong = resolve_device(cfg.device), ""
     except ConfigError as e: device, wrong = cfg.device, str(e)
-    if not wrong and (device, cfg.linacodec_dtype) == ("cpu", "float16"): wrong = "LINACODEC_DTYPE='float16': not on a CPU; use float32 or bfloat16"
+    asked = {name: getattr(cfg, name.lower()) for name in ("LINACODEC_DTYPE", "LINACODEC_ENCODE_DTYPE")}
+    half = [name for name, numbers in asked.items() if (device, numbers) == ("cpu", "float16")]
+    if half and not wrong: wrong = f"{half[0]}='float16': not on a CPU; use float32 or bfloat16"
     upstream = cfg.linacodec_backend == "upstream"
     there = not upstream or importlib.util.find_spec("linacodec") is not None
     return [Finding("device", not wrong, f"{device}, {cfg.linacodec_dtype}", wrong),
