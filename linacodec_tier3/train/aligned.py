@@ -7,7 +7,7 @@ __all__ = ['MARKS', 'SILENT', 'ALPHABET', 'NUMBER', 'TOKEN', 'PLAYED', 'session'
            'network_of', 'speaker', 'ids_of', 'letters_of', 'Features', 'frames_of', 'timeline', 'features',
            'write_shard', 'read_shard', 'spoken', 'lines_of', 'fill']
 
-# %% ../../nbs/train/05_aligned.ipynb #56f07776
+# %% ../../nbs/train/05_aligned.ipynb #001527e7
 import argparse, json, math, os, pickle, random, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ from ..codec.mel_decoder import log_mel
 from ..codec.model import LISTENING_RATE, MelEar, Settings, mel_frames, padding
 from ..codec.resample import resample
 from ..codec.weights import publish
-from .speech import FACTORS, LONGEST_S, RATE, SHORTEST_S, SPEEDS, _package, _phonemes, styles
+from .speech import FACTORS, LONGEST_S, RATE, SHORTEST_S, SPEEDS, styles
+from .speech import _package, _phonemes
 from .texts import TEXTS
 
-# %% ../../nbs/train/05_aligned.ipynb #281f80ea
+# %% ../../nbs/train/05_aligned.ipynb #ec795621
 def session(
     network:bytes, # ONNX
     output:str, # of which node, besides its own
@@ -32,9 +33,10 @@ def session(
     model.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    both = model.SerializeToString()
+    return onnxruntime.InferenceSession(both, options, providers=["CPUExecutionProvider"])
 
-# %% ../../nbs/train/05_aligned.ipynb #cbe73e6d
+# %% ../../nbs/train/05_aligned.ipynb #1acc9a76
 def hibari_speaks(
     network:bytes, # hibari's
 ) -> Callable: # (ids, speed, seed) -> mono float32 at 24 kHz, samples of each id
@@ -52,11 +54,14 @@ def joe_speaks(
     "Piper's voice, phoneme by phoneme; its own randomness has no seed."
     net = session(network, "/Ceil_output_0")
     def speak(ids, speed, seed):
-        audio, frames = net.run(None, dict(input=np.array([ids]), input_lengths=np.array([len(ids)]), scales=np.array([.667, 1 / speed, .8], np.float32)))
+        scales = np.array([.667, 1 / speed, .8], np.float32)
+        given = dict(input=np.array([ids]), input_lengths=np.array([len(ids)]), scales=scales)
+        audio, frames = net.run(None, given)
         audio = audio.ravel() / max(1e-8, np.abs(audio).max())
         return soxr.resample(audio.astype(np.float32), 22_050, RATE), frames.ravel() * (256 * RATE / 22_050)
     return speak
 
+# %% ../../nbs/train/05_aligned.ipynb #c03084e9
 def kokoro_speaks(
     network:bytes, # Kokoro's
     voice:str, # as in "af_bella"
@@ -64,14 +69,15 @@ def kokoro_speaks(
     "A voice of Kokoro's, phoneme by phoneme; it has no randomness."
     net, style = _kokoro(network), styles(voice)
     def speak(ids, speed, seed):
-        audio, frames = net.run(None, dict(tokens=np.array([ids]), style=style[None, len(ids) - 2], speed=np.array([speed], np.float32)))
+        how = dict(style=style[None, len(ids) - 2], speed=np.array([speed], np.float32))
+        audio, frames = net.run(None, dict(tokens=np.array([ids])) | how)
         return audio.ravel(), frames.ravel() * 600
     return speak
 
 @cache
 def _kokoro(network): return session(network, "/encoder/Round_output_0") # one for all voices
 
-# %% ../../nbs/train/05_aligned.ipynb #21fff488
+# %% ../../nbs/train/05_aligned.ipynb #1deaff2f
 def network_of(
     voice:str, # "hibari", "joe" or one of Kokoro's
 ) -> bytes: # ONNX; raises `ModuleNotFoundError` without the extra `train`
@@ -83,7 +89,8 @@ def network_of(
 @cache
 def speaker(voice): # -> (ids, speed, seed) -> audio, samples of each id
     network = network_of(voice)
-    return dict(hibari=hibari_speaks, joe=joe_speaks)[voice](network) if voice in ("hibari", "joe") else kokoro_speaks(network, voice)
+    speaks = dict(hibari=hibari_speaks, joe=joe_speaks).get(voice)
+    return speaks(network) if speaks else kokoro_speaks(network, voice)
 
 # %% ../../nbs/train/05_aligned.ipynb #557144ca
 @cache
@@ -112,10 +119,12 @@ def letters_of(voice): # -> number -> symbol, "#" for what stands between two
     for symbol, (number, *_) in _piper().config.phoneme_id_map.items(): letters.setdefault(number, symbol)
     return letters
 
-# %% ../../nbs/train/05_aligned.ipynb #cadad73f
+# %% ../../nbs/train/05_aligned.ipynb #c110805e
 MARKS = set("ˈˌː_^$")  # symbols without a sound of their own
 SILENT = set(MARKS) | set("#,.;:!?—…\"()“” ")  # what is not spelt
-ALPHABET = "#" + "".join(sorted(set(" !\"'(),-.:;?abcdefghijklmnopqrstuvwxyzAIOQWSTYᵊ“”—…æçðøħŋœɐɑɒɔɕɖəɚɛɜɟɡɢɣɤɥɨɪɫɬɯɰɱɲɳɴɸɹɻɽɾʀʁʂʃʈʉʊʋʌʎʏʐʑʒʔʝʤʧʣʥʦʨʰʲᵻ")))
+ALPHABET = "#" + "".join(sorted(set(
+    " !\"'(),-.:;?abcdefghijklmnopqrstuvwxyzAIOQWSTYᵊ“”—…æçðøħŋœ"
+    "ɐɑɒɔɕɖəɚɛɜɟɡɢɣɤɥɨɪɫɬɯɰɱɲɳɴɸɹɻɽɾʀʁʂʃʈʉʊʋʌʎʏʐʑʒʔʝʤʧʣʥʦʨʰʲᵻ")))
 NUMBER = {c: i for i, c in enumerate(ALPHABET)}  # of a symbol; what has none counts as silence
 TOKEN = 1920  # samples of a token
 
@@ -133,10 +142,11 @@ class Features:
 
 @cache
 def _ear(): return MelEar()
-_settings, _pad = Settings(downsample_factor=4, mel_upsample_factor=8), cache(lambda tokens: padding(tokens * TOKEN, RATE, _ear().arch, 4))
+_settings = Settings(downsample_factor=4, mel_upsample_factor=8)
+_pad = cache(lambda tokens: padding(tokens * TOKEN, RATE, _ear().arch, 4))
 def frames_of(tokens): return mel_frames(tokens, _settings, _ear().arch) # of the spectrogram
 
-# %% ../../nbs/train/05_aligned.ipynb #bcda81e1
+# %% ../../nbs/train/05_aligned.ipynb #a8f17e64
 def timeline(
     symbols:list[str], # as spoken
     samples:np.ndarray, # at 24 kHz, of each
@@ -153,6 +163,7 @@ def timeline(
     middle = ((ends - samples / 2) / 256).astype(np.int16)
     return labels, np.array([NUMBER[symbols[i]] for i in kept], np.uint8), middle[kept]
 
+# %% ../../nbs/train/05_aligned.ipynb #c947dc99
 @torch.inference_mode()
 def features(
     voice:str, # who speaks
@@ -170,7 +181,8 @@ def features(
     x = torch.nn.functional.pad(torch.from_numpy(audio / peak), (pad, pad))
     ear = _ear()(resample(x, RATE, LISTENING_RATE)[None])[0, :4 * tokens]
     mel = log_mel(x).T[:n]
-    return Features(voice if factor == 1 else f"{voice}*{factor:g}", tokens, peak, ear.half().numpy(), mel.half().numpy(), *timeline(symbols, samples, n, pad))
+    said, played = timeline(symbols, samples, n, pad), voice if factor == 1 else f"{voice}*{factor:g}"
+    return Features(played, tokens, peak, ear.half().numpy(), mel.half().numpy(), *said)
 
 # %% ../../nbs/train/05_aligned.ipynb #a92f5efa
 def write_shard(

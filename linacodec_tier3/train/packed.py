@@ -7,7 +7,7 @@ __all__ = ['GAP', 'PYTHON', 'log', 'quartered', 'write_json', 'read_json', 'pack
            'unpack_recordings', 'record', 'write_pack', 'recorded', 'on_the_spot', 'produce', 'workers_started', 'run',
            'main']
 
-# %% ../../nbs/train/07_packed.ipynb #7ebc4908
+# %% ../../nbs/train/07_packed.ipynb #0c89c81c
 import argparse, gzip, json, logging, os, random, shutil, subprocess, sys, tempfile, time
 from collections.abc import Iterator
 from itertools import islice
@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from ..codec.weights import publish
 from ..config import resolve_device
-from .aligned import TOKEN, Features, features, hibari_speaks, joe_speaks, letters_of, lines_of, network_of, speaker, spoken, write_shard
+from .aligned import (TOKEN, Features, features, hibari_speaks, joe_speaks, letters_of,
+    lines_of, network_of, speaker, spoken, write_shard)
 from .speech import FACTORS, RATE, SPEEDS, TRAINED, _package
 
-# %% ../../nbs/train/07_packed.ipynb #e05d0b71
+# %% ../../nbs/train/07_packed.ipynb #0ebd9410
 def quartered(
     network:bytes, # ONNX
     least:int=4096, # numbers in a tensor that counts
@@ -28,8 +29,8 @@ def quartered(
     from onnx import helper, numpy_helper
     model, nodes = onnx.load_from_string(network), []
     graph = model.graph
-    large = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) >= least and len(t.dims) > 1]
-    for tensor in large:
+    single = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    for tensor in [t for t in single if np.prod(t.dims) >= least and len(t.dims) > 1]:
         x = numpy_helper.to_array(tensor)
         scale = np.abs(x).reshape(len(x), -1).max(1) / 127 + 1e-12
         whole = np.round(x / scale.reshape(-1, *[1] * (x.ndim - 1))).astype(np.int8)
@@ -64,7 +65,7 @@ def lines_in(pack, voice): # -> (ids, symbols) of each sentence in the pack
     kept = read_json(pack / f"{voice}.lines.gz")
     return [(ids, [kept["letters"][str(i)] for i in ids]) for ids in kept["lines"]]
 
-# %% ../../nbs/train/07_packed.ipynb #2b924e0a
+# %% ../../nbs/train/07_packed.ipynb #e13d4940
 GAP = RATE // 10  # samples of silence between two recordings: Opus must not smear one into the other
 
 def pack_recordings(
@@ -78,7 +79,8 @@ def pack_recordings(
     path.parent.mkdir(parents=True, exist_ok=True)
     sound, known = path.with_suffix(".opus"), path.with_suffix(".known.gz")
     soundfile.write(sound, audio, RATE, format="OGG", subtype="OPUS", compression_level=.9)
-    write_json([dict(voice=v, length=len(a), symbols=s, samples=n.tolist()) for v, a, s, n in recordings], known)
+    each = [dict(voice=v, length=len(a), symbols=s, samples=n.tolist()) for v, a, s, n in recordings]
+    write_json(each, known)
     return [sound, known]
 
 def unpack_recordings(
@@ -91,13 +93,14 @@ def unpack_recordings(
         yield r["voice"], audio[at:at + r["length"]], r["symbols"], np.array(r["samples"])
         at += r["length"] + GAP
 
-# %% ../../nbs/train/07_packed.ipynb #27a4a768
+# %% ../../nbs/train/07_packed.ipynb #8503966f
 def record(
     minutes:dict, # voice -> how many
     seed:str, # of the texts
 ) -> Iterator[tuple]: # voice, int16 audio at 24 kHz, symbols, samples of each
     "Recordings, of the voice that lacks most of its share first."
-    made, lines, rng = dict.fromkeys(minutes, 0.), {v: lines_of(v, seed) for v in minutes}, random.Random(seed)
+    made, rng = dict.fromkeys(minutes, 0.), random.Random(seed)
+    lines = {v: lines_of(v, seed) for v in minutes}
     while left := [v for v in minutes if made[v] < minutes[v]]:
         voice = min(left, key=lambda v: made[v] / minutes[v])
         ids, symbols = next(lines[voice])
@@ -105,8 +108,9 @@ def record(
         made[voice] += len(audio) / RATE / 60
         yield voice, (audio.clip(-1, 1) * 32767).astype(np.int16), symbols, samples
 
-# %% ../../nbs/train/07_packed.ipynb #26deec39
-PYTHON = "python"  # folder of the pack that goes onto the path: what is needed of packages that the other machine lacks
+# %% ../../nbs/train/07_packed.ipynb #576a5449
+# folder of the pack that goes onto the path: what is needed of packages that the other machine lacks
+PYTHON = "python"
 
 def write_pack(
     folder:Path, # to be made; a file that is there already is kept
@@ -124,12 +128,13 @@ def write_pack(
         if not (path := folder / f"{voice}.onnx").exists(): path.write_bytes(smaller(network_of(voice)))
     for voice, count in lines.items():
         if not (folder / f"{voice}.lines.gz").exists(): pack_lines(voice, count, folder)
+    share = {v: m / files for v, m in minutes.items()}
     for i in range(files):
         if (folder / f"recorded-{i:02}.opus").exists(): continue
-        pack_recordings(list(record({v: m / files for v, m in minutes.items()}, f"packed {i}")), folder / f"recorded-{i:02}")
+        pack_recordings(list(record(share, f"packed {i}")), folder / f"recorded-{i:02}")
     return folder
 
-# %% ../../nbs/train/07_packed.ipynb #f59ea546
+# %% ../../nbs/train/07_packed.ipynb #3942a133
 def recorded(
     pack:Path, # from `write_pack`
     worker:int, # which process
@@ -147,6 +152,7 @@ def recorded(
                     if i % 12 == 0: factor = rng.choice(FACTORS) if again else 1.
                     if found := features(voice, audio, symbols, samples, factor): yield found
 
+# %% ../../nbs/train/07_packed.ipynb #daf3794f
 def on_the_spot(
     pack:Path, # from `write_pack`
     worker:int, # which process
@@ -155,7 +161,10 @@ def on_the_spot(
 ) -> Iterator[Features]: # as long as there are sentences and minutes are left
     "New speech, of the voice that lacks most of its share first."
     speak = dict(hibari=hibari_speaks, joe=joe_speaks)
-    said = {v: spoken(v, iter(lines_in(pack, v)[worker::workers]), random.Random(f"{worker} {v}"), speak[v]((pack / f"{v}.onnx").read_bytes())) for v in minutes}
+    def begun(v): # the sentences of this process
+        lines, network = lines_in(pack, v)[worker::workers], (pack / f"{v}.onnx").read_bytes()
+        return spoken(v, iter(lines), random.Random(f"{worker} {v}"), speak[v](network))
+    said = {v: begun(v) for v in minutes}
     made = dict.fromkeys(minutes, 0.)
     while left := [v for v in said if made[v] < minutes[v]]:
         voice = min(left, key=lambda v: made[v] / minutes[v])
@@ -184,7 +193,7 @@ def produce(
     if items: write_shard(items, folder / f"{count:05}-{worker:02}.shard")
     return count + bool(items)
 
-# %% ../../nbs/train/07_packed.ipynb #c5adb908
+# %% ../../nbs/train/07_packed.ipynb #ec2841ae
 log = logging.getLogger(__name__)
 
 def workers_started(
@@ -194,13 +203,38 @@ def workers_started(
     minutes:dict, # voice -> minutes of it
 ) -> list[subprocess.Popen]: # to be ended
     "Processes that make speech, a thread each."
-    command = [sys.executable, "-m", "linacodec_tier3.train.packed", "produce", "--pack", str(pack), "--shards", str(folder), "--minutes", json.dumps(minutes)]
+    command = [sys.executable, "-m", "linacodec_tier3.train.packed", "produce",
+               "--pack", str(pack), "--shards", str(folder), "--minutes", json.dumps(minutes)]
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     path = os.pathsep.join(p for p in (str(pack / PYTHON), *map(os.path.abspath, sys.path)) if p)
     env = os.environ | one | dict(PYTHONPATH=path, CUDA_VISIBLE_DEVICES="")
     return [subprocess.Popen([*command, "--worker", f"{i}/{workers}"], env=env) for i in range(workers)]
 
-# %% ../../nbs/train/07_packed.ipynb #3f62f5b9
+# %% ../../nbs/train/07_packed.ipynb #86dc3468
+def _reached(w, out, began, seconds): # trains `w` until `seconds` after `began`; -> end of the history
+    from dataclasses import replace
+    from linacodec_tier3.train.words import prepare, train, write_core
+    def say(what):
+        line = json.dumps(dict(at=round(time.time() - began, 1)) | what)
+        print(line, flush=True)
+        with (out / "log.jsonl").open("a") as f: print(line, file=f)
+    def heard(): return dict(hours=w.store.hours, voices={v: len(p) for v, p in w.store.of.items()})
+    say(heard())
+    for said in prepare(w, began + .3 * seconds): say(dict(readers=said))
+    left = max(.1 * seconds, seconds - (time.time() - began))
+    w.plan = replace(w.plan, minutes=(left - .02 * left) / 60)
+    marks, said, kept = [.5, .75, 2.], {}, time.time()
+    for said in train(w, save_s=1e9):
+        say(said)
+        if time.time() - kept > 60: kept = time.time(); write_core(w, out / "core-latest.safetensors")
+        if w.done > marks[0]: write_core(w, out / f"core-{int(100 * marks.pop(0))}.safetensors")
+    write_core(w, out / "core-100.safetensors")
+    write_core(w, out / "core-100-mean.safetensors", mean=True)
+    say(dict(steps=w.steps) | heard())
+    (out / "history.json").write_text(json.dumps(w.history))
+    return said
+
+# %% ../../nbs/train/07_packed.ipynb #69a9d0e7
 def run(
     pack:Path, # from `write_pack`
     out:Path, # for cores, history and log lines
@@ -214,69 +248,62 @@ def run(
     room:Path|None=None, # folder for a folder of shards; None: the machine's own for such things
 ) -> dict: # the last entry of the history
     "Speech, readers and core, within some seconds."
-    from dataclasses import replace
     from linacodec_tier3.codec.model import load_network
     from linacodec_tier3.codec.weights import locate
-    from linacodec_tier3.train.words import Words, prepare, train, write_core
+    from linacodec_tier3.train.words import Words
     room = Path(tempfile.mkdtemp(dir=room))
     began, shards = time.time(), room / "shards"
     out.mkdir(parents=True, exist_ok=True)
     makers = workers_started(pack, shards, workers, minutes)
-    def say(what):
-        line = json.dumps(dict(at=round(time.time() - began, 1)) | what)
-        print(line, flush=True)
-        with (out / "log.jsonl").open("a") as f: print(line, file=f)
     try:
         w = Words(plan, load_network(locate(start)).core, shards, room, device)
         while w.store.hours < least_h and any(p.poll() is None for p in makers): w.take(20) or time.sleep(.2)
-        say(dict(hours=w.store.hours, voices={v: len(p) for v, p in w.store.of.items()}))
-        for said in prepare(w, began + .3 * seconds): say(dict(readers=said))
-        left = max(.1 * seconds, seconds - (time.time() - began))
-        w.plan, marks, said, kept = replace(plan, minutes=(left - .02 * left) / 60), [.5, .75, 2.], {}, time.time()
-        for said in train(w, save_s=1e9):
-            say(said)
-            if time.time() - kept > 60: kept = time.time(); write_core(w, out / "core-latest.safetensors")
-            if w.done > marks[0]: write_core(w, out / f"core-{int(100 * marks.pop(0))}.safetensors")
-        write_core(w, out / "core-100.safetensors")
-        write_core(w, out / "core-100-mean.safetensors", mean=True)
-        say(dict(steps=w.steps, hours=w.store.hours, voices={v: len(p) for v, p in w.store.of.items()}))
-        (out / "history.json").write_text(json.dumps(w.history))
+        return _reached(w, out, began, seconds)
     finally:
         for p in makers: p.kill()
         shutil.rmtree(room, ignore_errors=True)
-    return said
 
-# %% ../../nbs/train/07_packed.ipynb #4d770e49
+# %% ../../nbs/train/07_packed.ipynb #7e4eea01
+def _parser(about): # of the arguments; about: what the command does
+    parser = argparse.ArgumentParser(prog="python -m linacodec_tier3.train.packed", description=about)
+    add, said, makers = parser.add_argument, dict(joe=600, hibari=700), max(1, (os.cpu_count() or 2) - 1)
+    whats = ("pack", "run", "produce")
+    add("what", choices=whats, help="fill the folder, train from it, or make speech from it")
+    add("--pack", type=Path, required=True, help="the folder")
+    add("--shards", type=Path, help="produce: folder for the shards")
+    add("--worker", default="0/1", help="produce: which process, of how many")
+    add("--minutes", type=json.loads, default=said, help="voice -> minutes of speech, as JSON")
+    add("--out", type=Path, default=Path("out/nano-gpu"), help="run: folder for what has been reached")
+    add("--seconds", type=float, default=420, help="run: for everything")
+    add("--workers", type=int, default=makers, help="run: processes that make speech")
+    add("--device", default="auto", help="run: cuda or cpu")
+    add("--batch", type=float, default=640., help="run: seconds of speech in a step")
+    add("--rate", type=float, default=2e-3, help="run: rate of learning at its highest")
+    add("--start", default="linacodec-nano", help="run: codec that it starts from")
+    add("--least-hours", type=float, default=2., help="run: speech to begin with")
+    add("--reader-steps", type=int, default=1000,
+        help="run: steps that readers learn before the core does")
+    return parser
+
+# %% ../../nbs/train/07_packed.ipynb #bdeaee9f
 def main(
     arguments:list[str]|None=None, # None: those of the process
 ) -> None:
     "Pack what training needs, train the core of linacodec-nano from that, or make speech for it."
-    parser = argparse.ArgumentParser(prog="python -m linacodec_tier3.train.packed", description=main.__doc__)
-    parser.add_argument("what", choices=("pack", "run", "produce"), help="fill the folder, train from it, or make speech from it")
-    parser.add_argument("--pack", type=Path, required=True, help="the folder")
-    parser.add_argument("--shards", type=Path, help="produce: folder for the shards")
-    parser.add_argument("--worker", default="0/1", help="produce: which process, of how many")
-    parser.add_argument("--minutes", type=json.loads, default=dict(joe=600, hibari=700), help="voice -> minutes of speech, as JSON")
-    parser.add_argument("--out", type=Path, default=Path("out/nano-gpu"), help="run: folder for what has been reached")
-    parser.add_argument("--seconds", type=float, default=420, help="run: for everything")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="run: processes that make speech")
-    parser.add_argument("--device", default="auto", help="run: cuda or cpu")
-    parser.add_argument("--batch", type=float, default=640., help="run: seconds of speech in a step")
-    parser.add_argument("--rate", type=float, default=2e-3, help="run: rate of learning at its highest")
-    parser.add_argument("--start", default="linacodec-nano", help="run: codec that it starts from")
-    parser.add_argument("--least-hours", type=float, default=2., help="run: speech to begin with")
-    parser.add_argument("--reader-steps", type=int, default=1000, help="run: steps that readers learn before the core does")
-    given = parser.parse_args(arguments)
+    given = _parser(main.__doc__).parse_args(arguments)
     from linacodec_tier3.train.words import MIX, OTHERS, Plan
     if given.what == "pack":
-        write_pack(given.pack, dict(hibari=9000, joe=11_000), dict.fromkeys(TRAINED[2:], 12.) | dict.fromkeys(OTHERS, 1.))
+        minutes = dict.fromkeys(TRAINED[2:], 12.) | dict.fromkeys(OTHERS, 1.)
+        write_pack(given.pack, dict(hibari=9000, joe=11_000), minutes)
     elif given.what == "produce":
         produce(given.pack, given.shards, *map(int, given.worker.split("/")), given.minutes)
     else:
         on_gpu = resolve_device(given.device) != "cpu"
-        plan = Plan(MIX, batch_s=given.batch, rate=given.rate, ramp=100, reader_batch_s=min(200., given.batch), reader_steps=given.reader_steps,
-                    room_h=30. if on_gpu else 6., readers=(192, 128), half=not on_gpu)
-        run(given.pack, given.out, plan, given.seconds, given.workers, given.minutes, given.start, given.device, given.least_hours)
+        plan = Plan(MIX, batch_s=given.batch, rate=given.rate, ramp=100, half=not on_gpu,
+                    room_h=30. if on_gpu else 6., readers=(192, 128),
+                    reader_batch_s=min(200., given.batch), reader_steps=given.reader_steps)
+        run(given.pack, given.out, plan, given.seconds, given.workers, given.minutes, given.start,
+            given.device, given.least_hours)
 
 # %% ../../nbs/train/07_packed.ipynb #48a86eac
 #| eval: false

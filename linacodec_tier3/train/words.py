@@ -24,7 +24,7 @@ from .speech import RATE, TRAINED
 
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/train/06_words.ipynb #a4a8abde
+# %% ../../nbs/train/06_words.ipynb #a519f783
 @dataclass
 class Lesson:
     "What one step is shown: pieces of the same length."
@@ -41,13 +41,17 @@ class Pool:
     def __init__(self): self.items, self.lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def add(self, items, lengths): # more of them, and their tokens
-        self.items, self.lengths = np.concatenate([self.items, items]), np.concatenate([self.lengths, lengths])
+        self.items = np.concatenate([self.items, items])
+        self.lengths = np.concatenate([self.lengths, lengths])
         order = np.argsort(self.lengths, kind="stable")
         self.items, self.lengths = self.items[order], self.lengths[order]
 
-    def from_(self, tokens): return int(np.searchsorted(self.lengths, tokens)) # place of the first one that is as long
+    def from_(self, tokens): # place of the first one that is as long
+        return int(np.searchsorted(self.lengths, tokens))
+
     def __len__(self): return len(self.items)
 
+# %% ../../nbs/train/06_words.ipynb #2fbff9c0
 class Store:
     "Sentences as training sees them, in memory of the device."
     def __init__(self,
@@ -67,27 +71,34 @@ class Store:
     def hours(self): return self.tokens * TOKEN / RATE / 3600 # of speech in it
 
     def add(self, items): # sentences from `read_shard`; -> whether there was room for all
-        fitting = int(np.searchsorted(np.cumsum([i.tokens for i in items]), self.room - self.tokens, side="right"))
+        ends = np.cumsum([i.tokens for i in items])
+        fitting = int(np.searchsorted(ends, self.room - self.tokens, side="right"))
         if not fitting: return False
-        everything, items = fitting == len(items), items[:fitting]
-        put = lambda to, at, parts: to[at:at + sum(map(len, parts))].copy_(torch.from_numpy(np.concatenate(parts)))
-        put(self.ear, 4 * self.tokens, [i.ear for i in items])
-        put(self.mel, self.frames, [i.mel for i in items])
-        put(self.labels, self.frames, [i.labels for i in items])
-        new = {}
-        for i in items: self._enter(i, new)
-        for (pools, voice), numbers in new.items():
-            getattr(self, pools).setdefault(voice, Pool()).add(numbers, [self.length[n] for n in numbers])
-        return everything
+        _put(self, items[:fitting])
+        return fitting == len(items)
 
-    def _enter(self, i, new): # one sentence into the lists
-        number = len(self.length)
-        for kept, value in ((self.ear_at, 4 * self.tokens), (self.mel_at, self.frames), (self.length, i.tokens),
-                            (self.peak, i.peak), (self.voice, i.voice), (self.spelt, i.spelt), (self.when, i.when)): kept.append(value)
-        self.tokens, self.frames = self.tokens + i.tokens, self.frames + len(i.mel)
-        for pools, voice in (("of", i.voice.split("*")[0]), ("like", i.voice)): new.setdefault((pools, voice), []).append(number)
+# %% ../../nbs/train/06_words.ipynb #b9228f54
+def _put(store, items): # sentences for which there is room
+    def put(to, at, parts): to[at:at + sum(map(len, parts))].copy_(torch.from_numpy(np.concatenate(parts)))
+    put(store.ear, 4 * store.tokens, [i.ear for i in items])
+    put(store.mel, store.frames, [i.mel for i in items])
+    put(store.labels, store.frames, [i.labels for i in items])
+    new = {}
+    for i in items: _enter(store, i, new)
+    for (pools, voice), numbers in new.items():
+        pool = getattr(store, pools).setdefault(voice, Pool())
+        pool.add(numbers, [store.length[n] for n in numbers])
 
-# %% ../../nbs/train/06_words.ipynb #5e96812b
+def _enter(store, i, new): # one sentence into the lists, its number into `new`: (pools, voice) -> numbers
+    number = len(store.length)
+    known = dict(ear_at=4 * store.tokens, mel_at=store.frames, length=i.tokens, peak=i.peak, voice=i.voice,
+                 spelt=i.spelt, when=i.when)
+    for name, value in known.items(): getattr(store, name).append(value)
+    store.tokens, store.frames = store.tokens + i.tokens, store.frames + len(i.mel)
+    for pools, voice in (("of", i.voice.split("*")[0]), ("like", i.voice)):
+        new.setdefault((pools, voice), []).append(number)
+
+# %% ../../nbs/train/06_words.ipynb #280d3f51
 STEP = 4  # tokens by which lengths of pieces differ
 WHOLE = .6  # share of pieces that are whole sentences, where there are any of the length
 
@@ -106,10 +117,12 @@ def pieces(
         ends = np.where((rng.random(n) < WHOLE) & (a < b), b, len(pool))
         at = a + (rng.random(n) * (ends - a)).astype(int)
         last = (pool.lengths[at] - tokens) // 2 * 2
-        starts = np.choose(rng.integers(3, size=n), [np.zeros(n, int), last, (rng.random(n) * (last // 2 + 1)).astype(int) * 2])
+        place, anywhere = rng.integers(3, size=n), (rng.random(n) * (last // 2 + 1)).astype(int) * 2
+        starts = np.choose(place, [np.zeros(n, int), last, anywhere])
         chosen += zip(pool.items[at].tolist(), starts.tolist())
     return chosen
 
+# %% ../../nbs/train/06_words.ipynb #a82fcb39
 def lesson(
     store:Store, # of sentences
     mix:dict, # voice -> how often it is heard
@@ -125,7 +138,7 @@ def lesson(
     chosen = pieces(store, mix, tokens, max(2, round(seconds * RATE / TOKEN / tokens)), rng)
     return gathered(store, chosen, tokens, int(rng.integers(30, 160)) * 2, rng)
 
-# %% ../../nbs/train/06_words.ipynb #29c6b01c
+# %% ../../nbs/train/06_words.ipynb #8d549f60
 def gathered(
     store:Store, # of sentences
     chosen:list[tuple[int, int]], # sentence, first token
@@ -138,12 +151,15 @@ def gathered(
     samples = [store.like[store.voice[i]] for i in who]
     heard = min([heard, *(4 * int(p.lengths[-1]) for p in samples)])
     least, luck = -(-heard // 4), rng.random((2, len(who)))
-    samples = [int(p.items[(first := p.from_(least)) + int(u * (len(p) - first))]) for p, u in zip(samples, luck[0])]
+    long = [(p, p.from_(least)) for p in samples]  # from there on they are long enough
+    samples = [int(p.items[a + int(u * (len(p) - a))]) for (p, a), u in zip(long, luck[0])]
     skip = [int(u * (4 * store.length[s] - heard + 1)) for s, u in zip(samples, luck[1])]
-    index = lambda starts, n: torch.as_tensor(starts, device=store.device)[:, None] + torch.arange(n, device=store.device)
+    on = dict(device=store.device)
+    index = lambda starts, n: torch.as_tensor(starts, **on)[:, None] + torch.arange(n, **on)
     at = [store.mel_at[i] + start * 15 // 2 for i, start in chosen]
     frame, first = index(at, frames), [start * 15 // 2 for _, start in chosen]
-    level = torch.tensor([math.log(HEADROOM * store.peak[i] / store.peak[s]) for i, s in zip(who, samples)], device=store.device)
+    ratios = [HEADROOM * store.peak[i] / store.peak[s] for i, s in zip(who, samples)]
+    level = torch.tensor([math.log(r) for r in ratios], **on)
     spelt = [store.spelt[i][(store.when[i] >= a) & (store.when[i] < a + frames)] for i, a in zip(who, first)]
     return Lesson(
         tokens, store.ear[index([store.ear_at[i] + 4 * start for i, start in chosen], 4 * tokens)].float(),
@@ -151,7 +167,7 @@ def gathered(
         (store.mel[frame].float() + level[:, None, None]).clamp(min=FLOOR), store.labels[frame],
         torch.from_numpy(np.concatenate(spelt).astype(np.int64)), torch.tensor([len(s) for s in spelt]))
 
-# %% ../../nbs/train/06_words.ipynb #4e4e6538
+# %% ../../nbs/train/06_words.ipynb #4ec8b76c
 def orthogonal(
     g:torch.Tensor, # (matrices, rows, columns)
     rounds:int=5, # of the iteration
@@ -167,6 +183,7 @@ def orthogonal(
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
+# %% ../../nbs/train/06_words.ipynb #2e277737
 class Muon(torch.optim.Optimizer):
     "Momentum, made orthogonal, of all matrices of a shape at once."
     def __init__(self,
@@ -185,13 +202,14 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None: shapes.setdefault(p.shape, []).append(p)
             for shape, ps in shapes.items():
                 moving = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in ps]
-                torch._foreach_lerp_(moving, [p.grad for p in ps], 1 - group["momentum"])
-                change = orthogonal(torch.stack(torch._foreach_lerp([p.grad for p in ps], moving, group["momentum"])))
+                pull = [p.grad for p in ps]
+                torch._foreach_lerp_(moving, pull, 1 - group["momentum"])
+                change = orthogonal(torch.stack(torch._foreach_lerp(pull, moving, group["momentum"])))
                 torch._foreach_mul_(ps, 1 - group["lr"] * group["weight_decay"])
                 rate = group["lr"] * .2 * math.sqrt(max(shape))
                 torch._foreach_add_(ps, list(change.to(ps[0].dtype).unbind()), alpha=-rate)
 
-# %% ../../nbs/train/06_words.ipynb #9a81ebf4
+# %% ../../nbs/train/06_words.ipynb #e1ae7206
 @dataclass(frozen=True)
 class Plan:
     "All of the numbers."
@@ -215,13 +233,17 @@ class Plan:
     seed:int=0 # of batches
 
     def rate_at(self, done, step): # share of the time that has gone; steps -> rate of learning
-        return min(1, (step + 1) / self.ramp) * (self.last_rate + (self.rate - self.last_rate) * (1 + math.cos(math.pi * min(1, done))) / 2)
+        fallen = (1 + math.cos(math.pi * min(1, done))) / 2
+        return min(1, (step + 1) / self.ramp) * (self.last_rate + (self.rate - self.last_rate) * fallen)
 
-OTHERS = ("af_alloy", "af_aoede", "af_heart", "af_jessica", "af_kore", "af_nicole", "af_nova", "af_river", "af_sky", "am_echo", "am_eric", "am_fenrir",
-          "am_liam", "am_onyx", "am_puck", "am_santa", "bf_alice", "bf_lily", "bm_daniel", "bm_fable")  # further voices of Kokoro's, a little of each
+# %% ../../nbs/train/06_words.ipynb #aa43e941
+OTHERS = (
+    "af_alloy", "af_aoede", "af_heart", "af_jessica", "af_kore", "af_nicole", "af_nova", "af_river", "af_sky",
+    "am_echo", "am_eric", "am_fenrir", "am_liam", "am_onyx", "am_puck", "am_santa",
+    "bf_alice", "bf_lily", "bm_daniel", "bm_fable")
 MIX = dict(joe=.36, hibari=.22) | dict.fromkeys(TRAINED[2:], .08) | dict.fromkeys(OTHERS, .1 / len(OTHERS))
 
-# %% ../../nbs/train/06_words.ipynb #b838d1e4
+# %% ../../nbs/train/06_words.ipynb #a0ba4422
 def understood(
     core:Core, # that works
     one:Lesson, # what it is shown
@@ -234,6 +256,7 @@ def drawn(core, x, voice, one): # what it makes of that: (batch, frames, bins) f
     n = len(x)
     return core.spectrogram(x, voice, [one.tokens] * n, [one.mel.shape[1]] * n).float()
 
+# %% ../../nbs/train/06_words.ipynb #913bd468
 def losses(
     core:Core, # that learns
     speller:Speller, # that spells what it has understood
@@ -249,13 +272,14 @@ def losses(
 
 def spelling_loss(speller, x, one): # (), nats a phoneme
     scores = speller.scores(x).transpose(0, 1)
-    return F.ctc_loss(scores, one.spelt.to(scores.device), torch.full((len(x),), len(scores)), one.symbols, zero_infinity=True)
+    lengths = torch.full((len(x),), len(scores))
+    return F.ctc_loss(scores, one.spelt.to(scores.device), lengths, one.symbols, zero_infinity=True)
 
 def weighed(plan, parts): # (), the sum of what `losses` says
     weights = dict(mel=1, change=.5, letters=plan.spelling, looks=plan.reading, named=plan.naming)
     return sum(weights[name] * part for name, part in parts.items())
 
-# %% ../../nbs/train/06_words.ipynb #1cb3c4ae
+# %% ../../nbs/train/06_words.ipynb #393eb1b2
 class Words:
     "A core that learns, its readers, and the time that they have had."
     def __init__(self,
@@ -265,41 +289,52 @@ class Words:
         folder:Path, # for the checkpoint; made if it is not there
         device:str="auto", # where to train
     ): # raises `ValueError` where the folder holds a checkpoint of another plan
-        self.plan, self.shards, self.checkpoint, self.device = plan, shards, Path(folder) / "words.pt", resolve_device(device)
+        self.plan, self.shards, self.device = plan, shards, resolve_device(device)
+        self.checkpoint = Path(folder) / "words.pt"
         self.store, self.taken, self.full = Store(self.device, plan.room_h), set(), False
-        if torch.device(self.device).type == "cuda":
-            torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN's attention is planned anew, for half a second, for every length
-            torch.set_float32_matmul_precision("high")
-        self.core = core.to(self.device).train().requires_grad_(True)
-        self.mean = [p.detach().clone() for p in self.core.parameters()]
-        self.speller = Speller(ALPHABET, core.mel_prenet.output_dim).to(self.device)
-        self.readers = nn.ModuleList(Reader(len(ALPHABET), n) for n in plan.readers).to(self.device)
         self.steps, self.seconds, self.history = 0, 0., []
-        inner = matrices(self.core)
-        inside = set(map(id, inner))
-        others = [p for p in [*self.core.parameters(), *self.speller.parameters()] if id(p) not in inside]
-        adamw = lambda ps, rate, betas: torch.optim.AdamW(ps, rate, betas=betas, weight_decay=.01, fused=True)
-        self.optimisers = dict(inner=Muon(inner), others=adamw(others, 1e-3, (.9, .98)), readers=adamw(self.readers.parameters(), 2e-3, (.9, .99)))
+        _equip(self, core)
         if self.checkpoint.exists(): resume(self)
 
     @property
     def done(self): # share of the core's time that has gone
         return self.steps / self.plan.steps if self.plan.steps else self.seconds / 60 / self.plan.minutes
 
-    def take(self, most=8): # some shards that have appeared since; -> how many
-        new = [] if self.full else [p for p in sorted(self.shards.glob("*.shard")) if p.name not in self.taken][:most]
-        for path in new:
-            self.full = self.full or not self.store.add(read_shard(path))
-            self.taken.add(path.name)
-        return len(new)
+    def take(self, most=8): return _take_up(self, most) # some shards that have appeared since; -> how many
 
     def lesson(self, kind, number, seconds): # the same for the same number, and the same speech in the store
-        return lesson(self.store, self.plan.mix, seconds, np.random.default_rng((self.plan.seed, kind, number)))
+        rng = np.random.default_rng((self.plan.seed, kind, number))
+        return lesson(self.store, self.plan.mix, seconds, rng)
 
     def half(self): # products in bfloat16, if the plan says so
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.plan.half)
 
-# %% ../../nbs/train/06_words.ipynb #876b0f29
+# %% ../../nbs/train/06_words.ipynb #0c25929f
+def _equip(w, core): # networks, the running mean of the core's weights, and optimisers
+    if torch.device(w.device).type == "cuda":
+        # cuDNN's attention is planned anew, for half a second, for every length
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.set_float32_matmul_precision("high")
+    w.core = core.to(w.device).train().requires_grad_(True)
+    w.mean = [p.detach().clone() for p in w.core.parameters()]
+    w.speller = Speller(ALPHABET, core.mel_prenet.output_dim).to(w.device)
+    w.readers = nn.ModuleList(Reader(len(ALPHABET), n) for n in w.plan.readers).to(w.device)
+    inner = matrices(w.core)
+    inside = set(map(id, inner))
+    others = [p for p in [*w.core.parameters(), *w.speller.parameters()] if id(p) not in inside]
+    adamw = lambda ps, rate, betas: torch.optim.AdamW(ps, rate, betas=betas, weight_decay=.01, fused=True)
+    readers = adamw(w.readers.parameters(), 2e-3, (.9, .99))
+    w.optimisers = dict(inner=Muon(inner), others=adamw(others, 1e-3, (.9, .98)), readers=readers)
+
+def _take_up(w, most): # new shards into the store, as long as it has room; -> how many
+    if w.full: return 0
+    new = [p for p in sorted(w.shards.glob("*.shard")) if p.name not in w.taken][:most]
+    for path in new:
+        w.full = w.full or not w.store.add(read_shard(path))
+        w.taken.add(path.name)
+    return len(new)
+
+# %% ../../nbs/train/06_words.ipynb #8a77fa01
 def _kept(w): return dict(core=w.core, speller=w.speller, readers=w.readers) | w.optimisers
 def _plain(plan): return json.loads(json.dumps(asdict(plan)))
 
@@ -309,7 +344,8 @@ def save(
     "Keep what has been reached."
     w.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     part = w.checkpoint.with_suffix(f".{os.getpid()}.part")
-    torch.save(dict(plan=_plain(w.plan), steps=w.steps, seconds=w.seconds, history=w.history, mean=w.mean) | {n: x.state_dict() for n, x in _kept(w).items()}, part)
+    state = dict(plan=_plain(w.plan), steps=w.steps, seconds=w.seconds, history=w.history, mean=w.mean)
+    torch.save(state | {n: x.state_dict() for n, x in _kept(w).items()}, part)
     return publish(part, w.checkpoint)
 
 def resume(
@@ -318,11 +354,12 @@ def resume(
     "Go on where the checkpoint says."
     state, mine = torch.load(w.checkpoint, map_location=w.device, weights_only=True), _plain(w.plan)
     other = [k for k in mine if state["plan"].get(k) != mine[k]]
-    if other: raise ValueError(f"{w.checkpoint}: was made by another plan ({', '.join(other)}); train into another folder, or delete it")
+    if other: raise ValueError(f"{w.checkpoint}: was made by another plan ({', '.join(other)}); "
+                               "train into another folder, or delete it")
     for name, x in _kept(w).items(): x.load_state_dict(state[name])
     w.steps, w.seconds, w.history, w.mean = (state[k] for k in ("steps", "seconds", "history", "mean"))
 
-# %% ../../nbs/train/06_words.ipynb #bd4889a2
+# %% ../../nbs/train/06_words.ipynb #43bd88ad
 def teach(
     w:Words, # whose readers learn
     number:int, # of the lesson
@@ -342,6 +379,7 @@ def teach(
     w.optimisers["readers"].step()
     return dict(loss=loss.detach() / len(scores), right=(scores[0].argmax(-1) == one.labels).float().mean())
 
+# %% ../../nbs/train/06_words.ipynb #99f33808
 def prepare(
     w:Words, # whose core stands still meanwhile
     until:float=math.inf, # `time.time()` at which they have learnt enough in any case
@@ -349,7 +387,8 @@ def prepare(
     "Readers and speller from nothing."
     optimiser, steps = torch.optim.AdamW(w.speller.parameters(), 1e-2), w.plan.reader_steps
     for k in range(steps):
-        for group in w.optimisers["readers"].param_groups: group["lr"] = 2e-3 * min(1, (k + 1) / 30) * (.05 + .95 * (1 + math.cos(math.pi * k / steps)) / 2)
+        rate = 2e-3 * min(1, (k + 1) / 30) * (.05 + .95 * (1 + math.cos(math.pi * k / steps)) / 2)
+        for group in w.optimisers["readers"].param_groups: group["lr"] = rate
         said = teach(w, k)
         if k % 10 == 0: w.take()
         if k < steps // 4:
@@ -358,11 +397,12 @@ def prepare(
             loss = spelling_loss(w.speller, x.float(), one)
             optimiser.zero_grad(set_to_none=True); loss.backward(); optimiser.step()
         late = time.time() > until
-        if k % 100 == 99 or k == steps - 1 or late: yield dict(step=k + 1) | {n: v.item() for n, v in said.items()}
+        if k % 100 == 99 or k == steps - 1 or late:
+            yield dict(step=k + 1) | {n: v.item() for n, v in said.items()}
         if late: break
     for group in w.optimisers["readers"].param_groups: group["lr"] = 2e-4
 
-# %% ../../nbs/train/06_words.ipynb #650266a7
+# %% ../../nbs/train/06_words.ipynb #748d3939
 def step(
     w:Words, # moves on by one step
 ) -> dict: # losses, still on the device
@@ -370,7 +410,8 @@ def step(
     rate = w.plan.rate_at(w.done, w.steps)
     for name in ("inner", "others"):
         for group in w.optimisers[name].param_groups: group["lr"] = rate
-    one, reader = w.lesson(0, w.steps, w.plan.batch_s), w.readers[w.steps % len(w.readers)].requires_grad_(False)
+    one = w.lesson(0, w.steps, w.plan.batch_s)
+    reader = w.readers[w.steps % len(w.readers)].requires_grad_(False)
     with w.half(): parts = losses(w.core, w.speller, reader, one)
     params = [p for name in ("inner", "others") for g in w.optimisers[name].param_groups for p in g["params"]]
     for p in params: p.grad = None
@@ -379,10 +420,12 @@ def step(
     for name in ("inner", "others"): w.optimisers[name].step()
     reader.requires_grad_(True)
     w.steps += 1
-    torch._foreach_lerp_(w.mean, [p.detach() for p in w.core.parameters()], 1 - min(w.plan.average, w.steps / (10 + w.steps)))
+    kept = min(w.plan.average, w.steps / (10 + w.steps))
+    torch._foreach_lerp_(w.mean, [p.detach() for p in w.core.parameters()], 1 - kept)
     if w.steps % w.plan.refresh == 0: teach(w, w.steps // w.plan.refresh, 3)
     return {n: p.detach() for n, p in parts.items()}
 
+# %% ../../nbs/train/06_words.ipynb #f5da9145
 def train(
     w:Words, # trained until its time is over, or as far as the caller asks
     every:int=50, # steps between two reports; the device is waited for then, and new shards are taken up
@@ -397,8 +440,11 @@ def train(
             if w.steps % 10 == 0: w.take()
             if w.steps % every and w.done < 1: continue
             said = {n: round(p.item(), 4) for n, p in parts.items()}
-            if not math.isfinite(said["mel"]): raise FloatingPointError(f"step {w.steps}: the loss is no number; go on from an earlier checkpoint with a lower rate")
-            w.history.append(dict(step=w.steps, seconds=round(w.seconds, 1), done=round(w.done, 4), hours=round(w.store.hours, 2)) | said)
+            if not math.isfinite(said["mel"]):
+                raise FloatingPointError(f"step {w.steps}: the loss is no number; "
+                                         "go on from an earlier checkpoint with a lower rate")
+            at = dict(step=w.steps, seconds=round(w.seconds, 1), done=round(w.done, 4))
+            w.history.append(at | dict(hours=round(w.store.hours, 2)) | said)
             yield w.history[-1]
             if time.perf_counter() - kept > save_s: kept = time.perf_counter(); save(w)
     finally:
@@ -430,8 +476,9 @@ def codec_folder(
     shutil.copy(core, folder / "model.safetensors")
     return folder
 
-# %% ../../nbs/train/06_words.ipynb #0b67c745
-SPEECH = dict(joe=215., hibari=185.) | dict.fromkeys(TRAINED[2:], 10.) | dict.fromkeys(OTHERS, .6)  # minutes of each voice
+# %% ../../nbs/train/06_words.ipynb #a4e2cc4a
+# minutes of each voice
+SPEECH = dict(joe=215., hibari=185.) | dict.fromkeys(TRAINED[2:], 10.) | dict.fromkeys(OTHERS, .6)
 
 def speech(
     folder:Path, # for the shards
@@ -446,6 +493,7 @@ def speech(
         mark.touch()
     return mark
 
+# %% ../../nbs/train/06_words.ipynb #d21b6f2a
 def learn(
     w:Words, # whatever it has learnt so far
     like:Path, # folder of the codec that it started from
@@ -454,13 +502,30 @@ def learn(
 ) -> list[Path]: # folders of codecs
     "All that is left of a training, and what it leaves behind."
     if not w.steps: log.info("readers: %s", list(prepare(w)))
-    left = lambda name, mean=False: codec_folder(write_core(w, folder / f"{name}.safetensors", mean), like, folder / name)
+    def left(name, mean=False):
+        core = write_core(w, folder / f"{name}.safetensors", mean)
+        return codec_folder(core, like, folder / name)
     marks, made = [m for m in (.5, .75) if m > w.done], []
     for _ in progress(train(w)):
         if marks and marks[0] < w.done < 1: made.append(left(f"codec-{int(100 * marks.pop(0))}"))
     return [*made, left("codec-100"), left("codec-100-mean", mean=True)]
 
-# %% ../../nbs/train/06_words.ipynb #61c8bf70
+# %% ../../nbs/train/06_words.ipynb #762572e8
+def _parser(about): # of the arguments; about: what the command does
+    parser = argparse.ArgumentParser(prog="python -m linacodec_tier3.train.words", description=about)
+    add = parser.add_argument
+    add("--start", default=NANO_NAME, help="codec that it starts from: a folder, or linacodec-nano")
+    add("--out", type=Path, default=Path("out/words"), help="folder for speech, checkpoint and codecs")
+    add("--minutes", type=float, default=80., help="of training, readers apart")
+    add("--steps", type=int, default=0, help="of training, instead of minutes")
+    add("--speech", type=json.loads, default=SPEECH, help="voice -> minutes of speech, as JSON")
+    add("--batch", type=float, default=40., help="seconds of speech in a step")
+    add("--reader-steps", type=int, default=1200, help="that readers learn before")
+    add("--device", default="auto", help="cuda, mps or cpu")
+    add("--processes", type=int, default=os.cpu_count() or 1, help="that make speech")
+    return parser
+
+# %% ../../nbs/train/06_words.ipynb #c960d611
 def main(
     arguments:list[str]|None=None, # None: those of the process
 ) -> list[Path]: # folders of codecs, to choose from
@@ -468,23 +533,15 @@ def main(
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
     from tqdm import tqdm
-    parser = argparse.ArgumentParser(prog="python -m linacodec_tier3.train.words", description=main.__doc__)
-    parser.add_argument("--start", default=NANO_NAME, help="codec that it starts from: a folder, or linacodec-nano")
-    parser.add_argument("--out", type=Path, default=Path("out/words"), help="folder for speech, checkpoint and codecs")
-    parser.add_argument("--minutes", type=float, default=80., help="of training, readers apart")
-    parser.add_argument("--steps", type=int, default=0, help="of training, instead of minutes")
-    parser.add_argument("--speech", type=json.loads, default=SPEECH, help="voice -> minutes of speech, as JSON")
-    parser.add_argument("--batch", type=float, default=40., help="seconds of speech in a step")
-    parser.add_argument("--reader-steps", type=int, default=1200, help="that readers learn before")
-    parser.add_argument("--device", default="auto", help="cuda, mps or cpu")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that make speech")
-    given = parser.parse_args(arguments)
+    given = _parser(main.__doc__).parse_args(arguments)
     shards, n = given.out / "speech", given.processes
     shares = [(shards, given.speech, n, i) for i in range(n)]
     if n == 1: speech(*shares[0])
     else:
-        with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool: list(tqdm(pool.map(speech, *zip(*shares)), desc="speech", total=n, unit="share"))
-    plan = Plan({v: MIX[v] for v in given.speech}, given.minutes, given.steps, given.batch, reader_steps=given.reader_steps)
+        with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
+            list(tqdm(pool.map(speech, *zip(*shares)), desc="speech", total=n, unit="share"))
+    mix = {v: MIX[v] for v in given.speech}
+    plan = Plan(mix, given.minutes, given.steps, given.batch, reader_steps=given.reader_steps)
     start = locate(given.start)
     w = Words(plan, load_network(start).core, shards, given.out, given.device)
     while w.take(100): pass
