@@ -75,7 +75,7 @@ The two most alike of these voices have a similarity of {alike:.2f}; of the trai
 - English, read aloud by a handful of synthetic voices. Other voices come out as something between those that it knows, other languages as English sounds.
 - The voices of the corpus end at 12 kHz, and so does what it makes, at whatever rate.
 - The vocoder hums at the rate of its frames, 93.75 Hz, under every voice: where that is louder than the voice's own pitch, pitch is measured as 94 Hz.
-- `af_bella` is often taken for `hibari`, whose engine was taught by a voice like hers.
+- `af_bella` is at times taken for `hibari`.
 - No noise, no music, no two speakers at once: it has heard none.
 """
 
