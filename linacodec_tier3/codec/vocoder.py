@@ -180,6 +180,7 @@ class ISTFTHead(nn.Module):
     def windowed(self, x): # (…, frames, dim) -> (…, frames, n_fft)
         log_magnitude, phase = self.out(x).float().chunk(2, -1)
         spectrum = torch.polar(log_magnitude.exp().clip(max=1e2), phase)
+        if spectrum.requires_grad: spectrum = spectrum.clone()  # its gradient needs what it was
         spectrum.imag[..., ::self.n_fft // 2] = 0  # of the first and the last
         return torch.fft.irfft(spectrum) * self.istft.window.float()
 
