@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MARKS', 'SILENT', 'ALPHABET', 'NUMBER', 'TOKEN', 'PLAYED', 'session', 'hibari_speaks', 'joe_speaks', 'kokoro_speaks',
            'network_of', 'speaker', 'ids_of', 'letters_of', 'Features', 'frames_of', 'timeline', 'features',
-           'write_shard', 'read_shard', 'spoken', 'lines_of', 'fill']
+           'write_shard', 'read_shard', 'spoken', 'lines_of', 'in_turn', 'length', 'write_shards', 'fill']
 
-# %% ../../nbs/train/05_aligned.ipynb #001527e7
-import argparse, json, math, os, pickle, random, time
+# %% ../../nbs/train/05_aligned.ipynb #8a3912ea
+import math, os, pickle, random, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -228,7 +228,38 @@ def lines_of(
         for source in sources:
             if ids := ids_of(voice, next(source)): yield ids, [letters.get(i, "#") for i in ids]
 
-# %% ../../nbs/train/05_aligned.ipynb #2bf8c6e4
+# %% ../../nbs/train/05_aligned.ipynb #447920de
+def in_turn(
+    said:dict[str,Iterator], # voice -> what it says, one piece after the other
+    minutes:dict, # voice -> how many minutes of it
+    seconds:Callable, # how long a piece is
+    until:float=math.inf, # `time.time()` at which it ends in any case
+) -> Iterator: # pieces, until all have had their minutes or nothing more to say
+    "What some voices say, that of the voice that lacks most of its share first."
+    made, said = dict.fromkeys(minutes, 0.), dict(said)
+    while (left := [v for v in said if made[v] < minutes[v]]) and time.time() < until:
+        voice = min(left, key=lambda v: made[v] / minutes[v])
+        if (piece := next(said[voice], None)) is None: del said[voice]; continue
+        made[voice] += seconds(piece) / 60
+        yield piece
+
+# %% ../../nbs/train/05_aligned.ipynb #fc2eb4eb
+def length(item): return item.tokens * TOKEN / RATE # of a sentence, in seconds
+
+def write_shards(
+    items:Iterator[Features], # sentences
+    path:Callable, # number of a shard -> its file
+    shard_s:float, # seconds of speech in a shard
+) -> Iterator[Path]: # each shard as it is there
+    "Sentences in shards, the last one with what is left."
+    kept, count = [], 0
+    for item in items:
+        kept.append(item)
+        if sum(i.tokens for i in kept) * TOKEN / RATE < shard_s: continue
+        yield write_shard(kept, path(count))
+        kept, count = [], count + 1
+    if kept: yield write_shard(kept, path(count))
+
 def fill(
     folder:Path, # for the shards
     minutes:dict, # voice -> how many minutes of it
@@ -238,12 +269,5 @@ def fill(
 ) -> Iterator[Path]: # each shard as it is there
     "Speech of some voices, the one that lacks most of its share first."
     said = {v: spoken(v, lines_of(v, seed), random.Random(f"{seed} {v}")) for v in minutes}
-    made, items, count = dict.fromkeys(minutes, 0.), [], 0
-    while (open_ := [v for v in minutes if made[v] < minutes[v]]) and time.time() < until:
-        voice = min(open_, key=lambda v: made[v] / minutes[v])
-        items.append(next(said[voice]))
-        made[voice] += items[-1].tokens * TOKEN / RATE / 60
-        if sum(i.tokens for i in items) * TOKEN / RATE >= shard_s:
-            yield write_shard(items, folder / f"{seed}-{count:05}.shard")
-            items, count = [], count + 1
-    if items: yield write_shard(items, folder / f"{seed}-{count:05}.shard")
+    items = in_turn(said, minutes, length, until)
+    yield from write_shards(items, lambda i: folder / f"{seed}-{i:05}.shard", shard_s)

@@ -7,16 +7,16 @@ __all__ = ['GAP', 'PYTHON', 'log', 'quartered', 'write_json', 'read_json', 'pack
            'unpack_recordings', 'record', 'write_pack', 'recorded', 'on_the_spot', 'produce', 'workers_started', 'run',
            'main']
 
-# %% ../../nbs/train/07_packed.ipynb #0c89c81c
+# %% ../../nbs/train/07_packed.ipynb #7c086f16
 import argparse, gzip, json, logging, os, random, shutil, subprocess, sys, tempfile, time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 import numpy as np
 from ..codec.weights import publish
 from ..config import resolve_device
-from .aligned import (TOKEN, Features, features, hibari_speaks, joe_speaks, letters_of,
-    lines_of, network_of, speaker, spoken, write_shard)
+from .aligned import (Features, features, hibari_speaks, in_turn, joe_speaks, length,
+    letters_of, lines_of, network_of, speaker, spoken, write_shards)
 from .speech import FACTORS, RATE, SPEEDS, TRAINED, _package
 
 # %% ../../nbs/train/07_packed.ipynb #0ebd9410
@@ -93,20 +93,18 @@ def unpack_recordings(
         yield r["voice"], audio[at:at + r["length"]], r["symbols"], np.array(r["samples"])
         at += r["length"] + GAP
 
-# %% ../../nbs/train/07_packed.ipynb #8503966f
+# %% ../../nbs/train/07_packed.ipynb #c52b8033
 def record(
     minutes:dict, # voice -> how many
     seed:str, # of the texts
 ) -> Iterator[tuple]: # voice, int16 audio at 24 kHz, symbols, samples of each
     "Recordings, of the voice that lacks most of its share first."
-    made, rng = dict.fromkeys(minutes, 0.), random.Random(seed)
-    lines = {v: lines_of(v, seed) for v in minutes}
-    while left := [v for v in minutes if made[v] < minutes[v]]:
-        voice = min(left, key=lambda v: made[v] / minutes[v])
-        ids, symbols = next(lines[voice])
-        audio, samples = speaker(voice)(ids, rng.choice(SPEEDS), 0)
-        made[voice] += len(audio) / RATE / 60
-        yield voice, (audio.clip(-1, 1) * 32767).astype(np.int16), symbols, samples
+    rng = random.Random(seed)
+    def said(voice): # without end
+        for ids, symbols in lines_of(voice, seed):
+            audio, samples = speaker(voice)(ids, rng.choice(SPEEDS), 0)
+            yield voice, (audio.clip(-1, 1) * 32767).astype(np.int16), symbols, samples
+    return in_turn({v: said(v) for v in minutes}, minutes, lambda recording: len(recording[1]) / RATE)
 
 # %% ../../nbs/train/07_packed.ipynb #576a5449
 # folder of the pack that goes onto the path: what is needed of packages that the other machine lacks
@@ -152,7 +150,7 @@ def recorded(
                     if i % 12 == 0: factor = rng.choice(FACTORS) if again else 1.
                     if found := features(voice, audio, symbols, samples, factor): yield found
 
-# %% ../../nbs/train/07_packed.ipynb #daf3794f
+# %% ../../nbs/train/07_packed.ipynb #d234b117
 def on_the_spot(
     pack:Path, # from `write_pack`
     worker:int, # which process
@@ -164,15 +162,9 @@ def on_the_spot(
     def begun(v): # the sentences of this process
         lines, network = lines_in(pack, v)[worker::workers], (pack / f"{v}.onnx").read_bytes()
         return spoken(v, iter(lines), random.Random(f"{worker} {v}"), speak[v](network))
-    said = {v: begun(v) for v in minutes}
-    made = dict.fromkeys(minutes, 0.)
-    while left := [v for v in said if made[v] < minutes[v]]:
-        voice = min(left, key=lambda v: made[v] / minutes[v])
-        if (found := next(said[voice], None)) is None: del said[voice]; continue
-        made[voice] += found.tokens * TOKEN / RATE / 60
-        yield found
+    return in_turn({v: begun(v) for v in minutes}, minutes, length)
 
-# %% ../../nbs/train/07_packed.ipynb #8c14ebed
+# %% ../../nbs/train/07_packed.ipynb #5ec24f96
 def produce(
     pack:Path, # from `write_pack`
     folder:Path, # for the shards
@@ -182,16 +174,9 @@ def produce(
     shard_s:float=30., # seconds of speech in a shard
 ) -> int: # how many shards it wrote
     "One process' share of the speech, shard by shard."
-    items, count = [], 0
     share = {v: m / workers for v, m in minutes.items()}
-    for source in (recorded(pack, worker, workers), on_the_spot(pack, worker, workers, share)):
-        for found in source:
-            items.append(found)
-            if sum(i.tokens for i in items) * TOKEN / RATE < shard_s: continue
-            write_shard(items, folder / f"{count:05}-{worker:02}.shard")
-            items, count = [], count + 1
-    if items: write_shard(items, folder / f"{count:05}-{worker:02}.shard")
-    return count + bool(items)
+    items = chain(recorded(pack, worker, workers), on_the_spot(pack, worker, workers, share))
+    return len(list(write_shards(items, lambda i: folder / f"{i:05}-{worker:02}.shard", shard_s)))
 
 # %% ../../nbs/train/07_packed.ipynb #ec2841ae
 log = logging.getLogger(__name__)
