@@ -47,7 +47,7 @@ slow: $(SLOW) ## the same, with what is flagged slow
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
 	@$(BIN)/python -m linacodec_tier3.train.words --start="$(if $(FROM),linacodec-$(FROM),$(OUT)/nano/codec)" --out="$$RUN_OUT/words"
-	@$(BIN)/python -m linacodec_tier3.train.evaluation --choose "$$RUN_OUT"/words/codec-*
+	@$(BIN)/python -m linacodec_tier3.evaluate.evaluation --choose "$$RUN_OUT"/words/codec-*
 
 nano-gpu: ## train its core on a GPU from build/nano-pack into OUT=out within NANO_LIMIT=560 seconds; needs python3 with torch, onnx and onnxruntime
 	@PYTHONPATH="$(NANO_PACK)/python" python3 -m linacodec_tier3.train.packed run --pack $(NANO_PACK) --out="$$RUN_OUT/nano-gpu" --seconds "$(NANO_LIMIT)"
@@ -82,7 +82,7 @@ readme: $(READY) ## README.md from nbs/index.ipynb; needs Quarto on PATH
 	@rm -rf _proc
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_readme
 
-outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/00_config.ipynb …" for some
+outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/01_config.ipynb …" for some
 	@$(BIN)/python .ci/outputs.py $(NBS)
 
 lint: $(READY) ## the Dockerfile

@@ -208,8 +208,8 @@ def weights(b:Bench, model:str) -> str: # repository or folder
 
 def own_policy() -> bool: # False: torch's switches are this script's business
     "Whether the package decides about TF32 itself."
-    from linacodec_tier3.codec import runtime
-    return "tf32" in getattr(runtime, "DTYPES", ()) or chooses_encoding()
+    from linacodec_tier3.codec import linacodec
+    return "tf32" in getattr(linacodec, "DTYPES", ()) or chooses_encoding()
 
 
 def chooses_encoding() -> bool:
@@ -241,13 +241,13 @@ def named(dtype, encode): return dtype if encode is None else f"{dtype}, encodin
 def before_rounding():
     "Collects what the quantiser is about to round, as far as it does that where it can be watched."
     from linacodec_tier3.codec import fsq
-    seen, real = [], fsq.bounded
+    seen, length_mask = [], fsq.bounded
     def watched(*a, **k):
-        seen.append(real(*a, **k))
+        seen.append(length_mask(*a, **k))
         return seen[-1]
     fsq.bounded = watched
     try: yield seen
-    finally: fsq.bounded = real
+    finally: fsq.bounded = length_mask
 
 
 def heard(codec, audio, **more): # tokens, embedding, and (tokens, digits) float64 before rounding, or None
@@ -452,12 +452,12 @@ def spectra(b) -> dict: # transforms at once -> largest difference
     import torch
     x = torch.randn(b.size(8192, 64), 513, dtype=torch.complex64)
     right = torch.fft.irfft(x)
-    real = x.clone()
-    real.imag[:, ::512] = 0
+    length_mask = x.clone()
+    length_mask.imag[:, ::512] = 0
     def worst(x, n): return float((torch.fft.irfft(x[:n].to(b.device)).cpu() - right[:n]).abs().max())
     counts = [2**i for i in range(14) if 2**i <= len(x)]
     return dict(peak=float(right.abs().max()), as_they_are={str(n): worst(x, n) for n in counts},
-                first_and_last_real={str(n): worst(real, n) for n in counts})
+                first_and_last_real={str(n): worst(length_mask, n) for n in counts})
 
 
 PIECES = ("ten", "ragged", "twice", "together_or_alone", "long")  # the last two in float32 only
@@ -590,7 +590,7 @@ def task(b, codec, what, seconds, items, on_device=False):
     voice = there(rng.standard_normal(128).astype(np.float32))
     if what == "decode":
         codes = codec.network.core.local_quantizer.codes
-        tokens = [there(rng.randint(0, codes, round(seconds * codec.token_rate))) for _ in range(items)]
+        tokens = [there(rng.randint(0, codes, round(seconds * codec.frame_rate))) for _ in range(items)]
         return lambda: codec.decode(tokens, [voice] * items)
     noise = [.1 * rng.standard_normal(round(seconds * 24_000)) for _ in range(items)]
     audio = [there(x.astype(np.float32)) for x in noise]
@@ -844,7 +844,7 @@ def full_card(b) -> dict: # what is tried -> the error
 
 def ladder(b) -> dict:
     "With ever less memory left: which steps were taken, and is the result still right?"
-    from linacodec_tier3.seat import SEGMENTS_S
+    from linacodec_tier3.codec.choice import SEGMENTS_S
     work = Work(b, load(b), b.size(40, 25), b.size(16, 4))
     work.do(work.codec, work.given[:1], None)
     batch_mb, _ = work.need(work.given)
@@ -887,7 +887,7 @@ class Work:
 
     def squeezed(self, leave_mb, items, segment_s) -> dict:
         "Down the ladder with so much left, and the same again with everything."
-        from linacodec_tier3.seat import Ladder
+        from linacodec_tier3.codec.choice import Ladder
         steps, began = [], time.perf_counter()
         def note(item, step, error): steps.append(dict(step=step, error=failure(error)["error"][:200]))
         self.items, self.segment_s = items, segment_s
@@ -916,7 +916,7 @@ def against(got:list, wanted:list) -> dict: # tokens, and waveforms of those wit
 @step(40, least_s=20)
 def worker(b):
     "The worker behind RunPod's API on loopback: what a client waits for. Two start at once and work in turn."
-    from linacodec_tier3.endpoint import LocalEndpoint
+    from linacodec_tier3.local.endpoint import LocalEndpoint
     common = dict(DEVICE=b.device, DEFAULT_SERVICE="tone", CONCURRENCY="16", RUNPOD_SKIP_GPU_CHECK="true")
     published = dict(CODEC="published", LINACODEC_WEIGHTS=str(b.room / "published"))
     def endpoint(env): return LocalEndpoint(env=common | env, start_timeout=max(5., b.left() - 6), grace=1)
@@ -939,7 +939,7 @@ TEXT = ("The letter came on a Tuesday, in the rain, and nobody opened it. It lay
 def served(b, model, endpoint) -> dict:
     "One job, another, and sixteen at once. The engine, a plain note, costs nothing, so this is the codec."
     from linacodec_tier3.client import Client
-    from linacodec_tier3.endpoint import FINAL
+    from linacodec_tier3.local.endpoint import FINAL
     text, many, found, client = TEXT * b.size(2, 1), b.size(16, 4), {}, Client(endpoint.endpoint_url)
     def jobs(n, format):
         ids = [client.submit(text, stream=True, output_format=format, seed=1) for _ in range(n)]
@@ -1024,13 +1024,13 @@ def compiling(b):
 def decode_parts(b, codec, seconds) -> dict: # name -> function without arguments
     "Decoding, and its two halves, with what they need on the device already."
     import torch
-    from linacodec_tier3.codec import runtime
-    net, n = codec.network, round(seconds * codec.token_rate)
+    from linacodec_tier3.codec import linacodec
+    net, n = codec.network, round(seconds * codec.frame_rate)
     tokens = torch.arange(n, device=b.device) * 37 % net.core.local_quantizer.codes
     voice = torch.linspace(-1, 1, 128, device=b.device)
-    mel, frames = runtime.mel_of([tokens], voice[None], net)
+    mel, frames = linacodec.mel_of([tokens], voice[None], net)
     mel = mel.to(net.vocoder_dtype)
-    return dict(mel=lambda: runtime.mel_of([tokens], voice[None], net),
+    return dict(mel=lambda: linacodec.mel_of([tokens], voice[None], net),
                 vocoder=lambda: net.vocoder(mel, frames), decode=lambda: codec.decode(tokens, voice))
 
 

@@ -55,5 +55,5 @@ def pytest_unconfigure(config):
 @pytest.fixture(scope="session")
 def endpoint(): # a running `LocalEndpoint` with one worker, set up as it comes
     "For the tests that need nothing special of it."
-    from linacodec_tier3.endpoint import LocalEndpoint
+    from linacodec_tier3.local.endpoint import LocalEndpoint
     with LocalEndpoint() as running: yield running

@@ -8,7 +8,7 @@ import requests
 
 from linacodec_tier3.client import FINAL, joined, pieces
 from linacodec_tier3.codec.seeded import write_seeded
-from linacodec_tier3.endpoint import Job, LocalEndpoint
+from linacodec_tier3.local.endpoint import Job, LocalEndpoint
 
 PARAGRAPH = """The harbour was quiet when the last boat came in. Nobody had expected it before morning, least of all the keeper,
 who stood at the end of the pier with a lamp in his hand and counted the strokes of the oars. There were seven of them, then

@@ -5,7 +5,7 @@ import pytest
 import requests
 
 from linacodec_tier3.client import FINAL
-from linacodec_tier3.endpoint import LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import ended, events, install_engine, submit
 
 GOOD = dict(text="Good morning.", output_format="pcm_24")

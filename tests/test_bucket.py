@@ -8,7 +8,7 @@ from moto.server import ThreadedMotoServer
 from linacodec_tier3.audio import from_pcm
 from linacodec_tier3.client import Client, stream
 from linacodec_tier3.config import RESULT_LIMIT
-from linacodec_tier3.endpoint import LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import PARAGRAPH, answered, heard
 
 REQUEST = dict(text=PARAGRAPH * 4, seed=7, output_format="pcm_24")

@@ -9,9 +9,9 @@ from linacodec_tier3.audio import decode_file, level_db
 from linacodec_tier3.cli import TEXT
 from linacodec_tier3.client import StreamError, pieces
 from linacodec_tier3.codec import LinaCodec
-from linacodec_tier3.codec.weights import COMPACT, NANO, bundled
-from linacodec_tier3.endpoint import LocalEndpoint
-from linacodec_tier3.train.card import checksums
+from linacodec_tier3.weights.files import COMPACT, NANO, bundled
+from linacodec_tier3.local.endpoint import LocalEndpoint
+from linacodec_tier3.evaluate.card import checksums
 from support import PARAGRAPH, answered, heard, nowhere, with_weights
 
 REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120, stream=True)
@@ -78,7 +78,7 @@ def test_the_main_job_on_a_machine_without_any_network(tmp_path):
 
 @pytest.mark.slow
 def test_the_main_job_is_understood(tmp_path):
-    from linacodec_tier3.train.measures import Recogniser, error_rate
+    from linacodec_tier3.evaluate.measures import Recogniser, error_rate
     alone(tmp_path)
     heard = Recogniser()(*decode_file((tmp_path / "out/speech.wav").read_bytes()))
     assert error_rate([TEXT], [heard]) < .1, heard

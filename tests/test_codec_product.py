@@ -7,16 +7,16 @@ import pytest
 import runpod
 from jsonschema import Draft202012Validator
 
-from linacodec_tier3 import wire
+from linacodec_tier3 import contract
 from linacodec_tier3.audio import PCM
 from linacodec_tier3.client import Client, batch_audio, in_order, pieces, stream
 from linacodec_tier3.codec import LinaCodec
-from linacodec_tier3.endpoint import LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import PARAGRAPH, answered, ended, events, heard, nowhere, submit, with_weights, without_weights
 
 REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120)
 COMPACT = dict(token_encoding="u16_b64", embedding_mode="first")
-VALID = Draft202012Validator(wire.schema())
+VALID = Draft202012Validator(contract.schema())
 ROUNDING = 1.01 / 32767
 
 
@@ -46,7 +46,7 @@ def official(product):
 def tokens(official): return list(official.run(REQUEST | dict(stream=True)).stream())
 
 
-def codes(partials): return [t for p in partials if p["status"] == "streaming" for t in wire.unpack_tokens(p)]
+def codes(partials): return [t for p in partials if p["status"] == "streaming" for t in contract.unpack_tokens(p)]
 
 
 def test_tokens_are_what_a_request_gets_that_names_no_format(tokens, product):
@@ -55,7 +55,7 @@ def test_tokens_are_what_a_request_gets_that_names_no_format(tokens, product):
     assert [p["seq"] for p in tokens] == list(range(len(tokens))) and len(partials) > 3
     assert {p["format"] for p in partials} == {"linacodec_tokens"} and last["total_tokens"] == sum(p["num_tokens"] for p in partials) > 100
     assert {(p["codec"]["name"], p["codec"]["revision"]) for p in partials} == {(product.codec.name, product.codec.revision)}
-    assert [p["num_tokens"] for p in partials] == [round(p["duration"] * product.codec.token_rate) for p in partials]
+    assert [p["num_tokens"] for p in partials] == [round(p["duration"] * product.codec.frame_rate) for p in partials]
 
 
 def test_tokens_are_those_of_the_spoken_chunks_in_the_voice_of_the_first(tokens, product):
@@ -66,7 +66,7 @@ def test_tokens_are_those_of_the_spoken_chunks_in_the_voice_of_the_first(tokens,
         audio = np.concatenate([piece.audio for piece in pieces(q for q in raw if q.get("chunk") == p["chunk"])])
         n = p["num_tokens"] * 24_000 * 2 // 25  # a token is 80 ms
         expected, voice = product.codec.encode(np.pad(audio, (0, max(0, n - len(audio))))[:n], 24_000, voice)
-        assert wire.unpack_tokens(p).tolist() == expected.tolist() and np.allclose(p["embedding"], voice, atol=1e-5)
+        assert contract.unpack_tokens(p).tolist() == expected.tolist() and np.allclose(p["embedding"], voice, atol=1e-5)
     assert len({tuple(p["embedding"]) for p in tokens[:-1]}) == 1 and np.std(voice) > 0
 
 
@@ -102,14 +102,14 @@ def test_compact_tokens_say_the_same_in_fewer_bytes(tokens, product):
     assert {p["token_encoding"] for p in small[:-1]} == {"u16_b64"} and codes(small) == codes(tokens)
     assert ["embedding" in p for p in small[:-1]] == [True] + [False] * (len(small) - 2)
     assert small[-1]["manifest"] == tokens[-1]["manifest"]
-    assert sum(map(wire.wire_size, small)) < sum(map(wire.wire_size, tokens)) / 2
+    assert sum(map(contract.wire_size, small)) < sum(map(contract.wire_size, tokens)) / 2
     assert np.array_equal(heard(small, product.codec), heard(tokens, product.codec))
 
 
 def test_a_compact_batch_holds_the_same_tokens(tokens, product):
     [result] = answered(product.endpoint, **REQUEST, **COMPACT).output
     VALID.validate(result)
-    assert wire.unpack_tokens(result).tolist() == codes(tokens) and result["embedding"] == tokens[0]["embedding"]
+    assert contract.unpack_tokens(result).tolist() == codes(tokens) and result["embedding"] == tokens[0]["embedding"]
 
 
 def test_the_output_of_a_token_stream_is_all_of_it(tokens, product):
@@ -131,7 +131,7 @@ def test_every_chunk_is_an_event_with_the_monitoring_fields(product):
 
 def test_health_names_the_codec_that_is_loaded(product):
     [about] = answered(product.endpoint, action="health").output
-    assert about["health"]["linacodec"] and about["health"]["output_formats"] == list(wire.FORMATS)
+    assert about["health"]["linacodec"] and about["health"]["output_formats"] == list(contract.FORMATS)
     assert about["health"]["codec"] == dict(codec="auto", backend="native", dtype="float32", encode_dtype="float32", state="loaded", name=product.codec.name, revision=product.codec.revision, device="cpu")
 
 

@@ -3,7 +3,7 @@ import re, time
 
 import pytest
 
-from linacodec_tier3.endpoint import LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import PARAGRAPH, answered, events, install_engine
 
 TIMEOUT_S = 2

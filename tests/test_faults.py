@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from linacodec_tier3.client import Client, MissingPartials, in_order, poll, speak, stream
-from linacodec_tier3.endpoint import LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import PARAGRAPH, answered, ended, events, heard, install_engine, wait_until, with_weights
 
 TONE = dict(text=PARAGRAPH, service="tone", max_chars=60, output_format="pcm_24", stream=True)

@@ -12,7 +12,7 @@ os.environ["CODEC_HOME"] = "converted"
 import linacodec_tier3, numpy as np
 from linacodec_tier3.client import Client, speak
 from linacodec_tier3.codec import LinaCodec
-from linacodec_tier3.endpoint import LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
 
 names = [m.name for m in pkgutil.walk_packages(linacodec_tier3.__path__, "linacodec_tier3.")]
 for name in names: importlib.import_module(name)

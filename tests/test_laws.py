@@ -4,14 +4,14 @@ import pytest
 import runpod
 from jsonschema import Draft202012Validator
 
-from linacodec_tier3 import wire
+from linacodec_tier3 import contract
 from linacodec_tier3.client import batch_audio
 from linacodec_tier3.config import PARTIAL_LIMIT, RESULT_LIMIT
-from linacodec_tier3.endpoint import LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import PARAGRAPH, answered, bare, ended, heard, without_weights
 
 REQUEST = dict(text=PARAGRAPH, seed=7, max_chars=120, output_format="pcm_24")
-VALID = Draft202012Validator(wire.schema())
+VALID = Draft202012Validator(contract.schema())
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def streamed(official, request): return list(official.run(REQUEST | dict(stream=
 
 def test_seq_has_no_gaps_and_the_manifest_is_true(streamed):
     *partials, last = streamed
-    count = wire.Numbering()
+    count = contract.Numbering()
     for p in partials: count.count(p)
     assert [p["seq"] for p in streamed] == list(range(len(streamed)))
     assert last["status"] == "complete" and last["manifest"] == count.manifest()
@@ -76,7 +76,7 @@ def test_batch_over_the_result_limit_fails_naming_formats_that_fit(endpoint):
     request = dict(text=PARAGRAPH * 4, output_format="pcm_24")
     job = answered(endpoint, **request)
     assert job.status == "FAILED" and not job.refused and "over 10 MB" in job.error and "BUCKET_ENDPOINT_URL" in job.error
-    named = [f for f in wire.FORMATS if f in job.error.partition(": use ")[2]]
+    named = [f for f in contract.FORMATS if f in job.error.partition(": use ")[2]]
     assert "ogg_opus" in named and "wav" not in named
     assert {f: answered(endpoint, **request | dict(output_format=f)).status for f in named} == dict.fromkeys(named, "COMPLETED")
 

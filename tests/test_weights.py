@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save
 
 from linacodec_tier3.codec import weights
-from linacodec_tier3.codec.weights import FILES, HUB_FILES, WAVLM, WeightsError, assign
+from linacodec_tier3.weights.files import FILES, HUB_FILES, WAVLM, WeightsError, assign
 from linacodec_tier3.config import read_config
 
 from small_hub import SmallHub, commit_of

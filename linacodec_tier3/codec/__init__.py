@@ -1,5 +1,7 @@
 "LinaCodec: `from linacodec_tier3.codec import LinaCodec`, which imports torch only then. Written by hand; the modules beside it are exported from `nbs/codec`."
+
+
 def __getattr__(name):
     if name != "LinaCodec": raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .runtime import LinaCodec
+    from .linacodec import LinaCodec
     return LinaCodec

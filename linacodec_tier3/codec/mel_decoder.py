@@ -10,7 +10,7 @@ import math
 from functools import lru_cache
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
-from .layers import Lengths, fused, on_device, real, silenced, wide
+from .layers import Lengths, fused, on_device, length_mask, apply_mask, wide
 from .transformer import Transformer
 from .wavlm import strided
 
@@ -62,7 +62,7 @@ def interpolate(
     return out
 
 def _interpolated(x, lengths, targets, mode):
-    most, keep = max(targets), real(targets, x.device)
+    most, keep = max(targets), length_mask(targets, x.device)
     lengths, targets = (on_device(n, x.device)[:, None] for n in (lengths, targets))
     last, scale = lengths - 1, lengths / targets
     at = torch.arange(most, device=x.device, dtype=wide(x.device))
@@ -72,7 +72,7 @@ def _interpolated(x, lengths, targets, mode):
         at = ((at + .5) * scale - .5).float().clamp(min=0)  # rounded once, as torch's function does
         low = torch.minimum(at.long(), last)
         y = torch.lerp(take(low), take(torch.minimum(low + 1, last)), (at - low).to(x.dtype)[..., None])
-    return silenced(y, keep)
+    return apply_mask(y, keep)
 
 def _stretched(x, target, mode): # all of a batch alike; torch's own kernel takes a GPU as long as the decoder's layers
     last, at, scale = x.shape[1] - 1, torch.arange(target, device=x.device), np.float32(x.shape[1] / target).item()
@@ -125,7 +125,7 @@ class PostNet(nn.Module):
         "The corrected spectrogram."
         y, keep = x, None if keep is None else keep[..., None]
         for i, layer in enumerate(self.convolutions):
-            y = layer(silenced(y, keep).mT).mT
+            y = layer(apply_mask(y, keep).mT).mT
             if i < len(self.convolutions) - 1: y = y.tanh()
         return x + y
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTENT_LAYERS', 'LISTENING_RATE', 'UNUSED', 'PRECISIONS', 'built', 'Settings', 'Ear', 'dtype_of', 'Core',
-           'standardised', 'padding', 'mel_frames', 'MelFrames', 'MelEar', 'Network', 'core_of',
-           'with_batch_statistics', 'content_ear_of', 'ears_of', 'voice_ear_of', 'speech_encoder', 'vocoder_from',
-           'vocoder_of', 'place', 'prepare', 'load_network']
+           'standardised', 'padding', 'mel_frames', 'MelFrames', 'MelFrontend', 'Network', 'core_of',
+           'with_batch_statistics', 'content_frontend_of', 'frontends_of', 'speaker_frontend_of', 'speech_encoder',
+           'vocoder_from', 'vocoder_of', 'place', 'prepare', 'load_network']
 
 # %% ../../nbs/codec/09_model.ipynb #e81430a9
 import inspect, math
@@ -15,16 +15,16 @@ from functools import partial
 from typing import Any
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import fused, on_device, real, to_dtype
+from .layers import fused, on_device, length_mask, to_dtype
 from .fsq import FiniteScalarQuantizer
-from .global_encoder import GlobalEncoder
+from .speaker_encoder import GlobalEncoder
 from .mel_decoder import PostNet, decode_mel, mel_filters
 from .resample import resample
 from .transformer import Transformer
 from .vocoder import ISTFTHead, UpSamplerBlock, Vocoder, VocosBackbone
 from .wavlm import (MODELS, Architecture, SpeechEncoder, architecture, speech_encoder_state,
                                          padded_widths, unnormed, unused_by_speech_encoder)
-from .weights import Weights, WeightsError, assign
+from ..weights.files import Weights, WeightsError, assign
 
 # %% ../../nbs/codec/09_model.ipynb #4b8e0c96
 def built(
@@ -107,7 +107,7 @@ class Core(nn.Module):
         mask:torch.Tensor|None=None, # from `layers.real`, where it has been made already
     ) -> torch.Tensor: # (batch, tokens, channels), for the quantiser
         "What is said, before it is rounded."
-        keep, s = real(counts, features.device) if mask is None else mask, self.settings
+        keep, s = length_mask(counts, features.device) if mask is None else mask, self.settings
         if s.normalize_ssl_features: features = standardised(features, counts, keep)
         x = self.local_encoder(features.to(self.dtype), keep=keep).mT
         if self.conv_downsample: x = self.conv_downsample(x)
@@ -147,11 +147,11 @@ class Core(nn.Module):
         counts = counts or [len(t) for t in tokens]
         if not torch.is_tensor(tokens): tokens = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
         content = self.local_quantizer.decode(tokens).to(dtype_of(self.mel_prenet))
-        return self.spectrogram(self.mel_prenet(content, keep=real(counts, content.device)), voices.to(content.dtype), counts, frames)
+        return self.spectrogram(self.mel_prenet(content, keep=length_mask(counts, content.device)), voices.to(content.dtype), counts, frames)
 
     def spectrogram(self, content, voices, counts, frames): # what the prenet gives (batch, tokens, channels), and the rest as in `decode_mel`
         return decode_mel(content, voices, counts, frames, self.mel_conv_upsample, self.mel_decoder, self.mel_postnet,
-                          real(frames, content.device), self.settings.mel_interpolation_mode)
+                          length_mask(frames, content.device), self.settings.mel_interpolation_mode)
 
 # %% ../../nbs/codec/09_model.ipynb #c9e329d4
 def standardised(
@@ -198,7 +198,7 @@ def mel_frames(
 # %% ../../nbs/codec/09_model.ipynb #16f2a44a
 @dataclass(frozen=True)
 class MelFrames:
-    "Where the frames of a `MelEar` lie, and what is in one."
+    "Where the frames of a `MelFrontend` lie, and what is in one."
     bins:int = 80 # mel bins
     n_fft:int = 640 # samples of a transform at 16 kHz, centred on the frame
     hop:int = 320 # samples between frames
@@ -207,7 +207,7 @@ class MelFrames:
     def frames(self, n): return (n - self.width) // self.hop + 1 # of n samples
     def samples(self, frames): return (frames - 1) * self.hop + self.width # that frames take
 
-class MelEar(nn.Module):
+class MelFrontend(nn.Module):
     "A log-mel spectrogram in the place of a speech encoder."
     exact = True  # its window, filters and sums stay float32, whatever the rest computes with
 
@@ -233,16 +233,16 @@ UNUSED = ("feature_decoder.", "conv_upsample.", "ssl_feature_extractor.", "wavlm
 
 class Network(nn.Module):
     "Both ears, the core and the vocoder."
-    def __init__(self, core, content_ear, voice_ear, ear_rate, vocoder):
+    def __init__(self, core, content_frontend, speaker_frontend, frontend_rate, vocoder):
         super().__init__()
-        self.core, self.content_ear, self.voice_ear, self.ear_rate, self.vocoder = core, content_ear, voice_ear, ear_rate, vocoder
+        self.core, self.content_frontend, self.speaker_frontend, self.frontend_rate, self.vocoder = core, content_frontend, speaker_frontend, frontend_rate, vocoder
 
     @property
     def device(self): return next(self.parameters()).device # where it runs
     @property
     def encoding(self): # the parts that only encoding uses; the quantiser is in neither and stays float32
         c = self.core
-        parts = (self.content_ear, self.voice_ear, c.local_encoder, c.conv_downsample, c.global_encoder)
+        parts = (self.content_frontend, self.speaker_frontend, c.local_encoder, c.conv_downsample, c.global_encoder)
         return [m for m in parts if m is not None]
     @property
     def decoding(self): # those that only decoding uses
@@ -277,7 +277,7 @@ def with_batch_statistics(
     return missing | counters | state
 
 # %% ../../nbs/codec/09_model.ipynb #ddd1b382
-def content_ear_of(
+def content_frontend_of(
     w:Weights, # the folder
 ) -> SpeechEncoder: # raises `WeightsError`
     "The distilled WavLM that hears what is said."
@@ -286,16 +286,16 @@ def content_ear_of(
     except (KeyError, ValueError) as e: raise WeightsError(f"{w.path('wavlm_encoder.pth')}: its 'config' does not describe a speech encoder ({e})") from None
     return speech_encoder(arch, [n - 1 for n in CONTENT_LAYERS], partial(w.tensors, "wavlm_encoder.pth"), w.path("wavlm_encoder.pth"))
 
-def ears_of(
+def frontends_of(
     w:Weights, # the folder
     ear:Ear, # what its configuration names
     depths:tuple, # layers that describe a speaker
 ) -> tuple[nn.Module, nn.Module]: # raises `WeightsError`, `ValueError`
     "What hears the words and what hears the voice."
-    if ear.model_name != "log_mel": return content_ear_of(w), voice_ear_of(w, ear, depths)
-    return (MelEar(built(MelFrames, ear.architecture or {}, "config.yaml, architecture")),) * 2
+    if ear.model_name != "log_mel": return content_frontend_of(w), speaker_frontend_of(w, ear, depths)
+    return (MelFrontend(built(MelFrames, ear.architecture or {}, "config.yaml, architecture")),) * 2
 
-def voice_ear_of(
+def speaker_frontend_of(
     w:Weights, # the folder
     ear:Ear, # which encoder
     depths:tuple, # layers in use
@@ -358,8 +358,8 @@ def prepare(
     network:Network, # where it will run; changed
 ) -> Network: # the same
     "Do once what every call gains from: a faster form of the position convolution, widths that a GPU likes."
-    for ear in (network.content_ear, network.voice_ear):
-        if isinstance(ear, MelEar): continue
+    for ear in (network.content_frontend, network.speaker_frontend):
+        if isinstance(ear, MelFrontend): continue
         ear.encoder.transformer.pos_conv_embed.prepare()
         if fused(network.device): padded_widths(ear)
     return network
@@ -374,6 +374,6 @@ def load_network(
     "The network in a folder."
     try:
         core, ear = core_of(w)
-        network = Network(core, *ears_of(w, ear, tuple(core.settings.global_ssl_layers)), ear.sample_rate, vocoder_of(w))
+        network = Network(core, *frontends_of(w, ear, tuple(core.settings.global_ssl_layers)), ear.sample_rate, vocoder_of(w))
     except ValueError as e: raise WeightsError(f"{w.folder}: {e}") from None
     return place(network.eval().requires_grad_(False).float(), device, dtype, encode_dtype or dtype)

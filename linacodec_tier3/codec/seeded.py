@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from .model import Core, Settings, built, vocoder_from
 from .wavlm import CONVS, MODELS, SpeechEncoder, architecture
-from .weights import VOCODER, WAVLM
+from ..weights.files import VOCODER, WAVLM
 
 # %% ../../nbs/codec/10_seeded.ipynb #f79fbc67
 @dataclass(frozen=True)

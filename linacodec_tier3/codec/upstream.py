@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping
 import numpy as np, torch, yaml
 from .model import CONTENT_LAYERS, LISTENING_RATE, UNUSED, with_batch_statistics
-from .runtime import checked, listed
+from .linacodec import checked, listed
 from .wavlm import MODELS, architecture, unused_by_speech_encoder
-from .weights import WAVLM, Weights, WeightsError, assign, locate, one_line
+from ..weights.files import WAVLM, Weights, WeightsError, assign, locate, one_line
 from ..config import ConfigError, resolve_device
 
 # %% ../../nbs/codec/12_upstream.ipynb #5e0400f8
@@ -158,7 +158,7 @@ class UpstreamLinaCodec:
         return cls(locate(repo_or_folder, revision=revision), device)
 
     @property
-    def token_rate(self) -> float: # tokens a second
+    def frame_rate(self) -> float: # tokens a second
         return LISTENING_RATE / self.model.ssl_feature_extractor.hop_size / self.model.downsample_factor
 
     def encode(self,

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import BYTES, Lengths, Linear, fused, on_device, real, silenced, wide
-from .global_encoder import ConvNeXtBlock
+from .layers import BYTES, Lengths, Linear, fused, on_device, length_mask, apply_mask, wide
+from .speaker_encoder import ConvNeXtBlock
 from .mel_decoder import upsampled
 from .resample import resample
 
@@ -39,7 +39,7 @@ class VocosBackbone(nn.Module):
         keep:torch.Tensor|None=None, # from `layers.real`
     ) -> torch.Tensor: # (batch, frames, dim)
         "Features of each frame."
-        x = self.norm(self.embed(silenced(mel.to(self.embed.weight.dtype), keep).mT).mT)
+        x = self.norm(self.embed(apply_mask(mel.to(self.embed.weight.dtype), keep).mT).mT)
         if keep is not None: keep = keep[..., None]
         for block in self.convnext: x = block(x, keep)
         return self.final_layer_norm(x)
@@ -60,7 +60,7 @@ class GroupNorm(nn.GroupNorm):
     "Group normalisation of (batch, frames, channels), blind to padding."
     def forward(self, x, keep=None):
         if fused(x.device): return super().forward(x.mT).mT if keep is None else self.together(x, keep)
-        parts = x if keep is None else silenced(x, keep)
+        parts = x if keep is None else apply_mask(x, keep)
         n = x.shape[1] if keep is None else keep.sum(1).view(-1, 1, 1)
         wide = parts.float().unflatten(-1, (self.num_groups, -1))
         count = n * wide.shape[-1]
@@ -94,7 +94,7 @@ class ResnetBlock(nn.Module):
         y = x
         if keep is not None and fused(x.device): keep = keep[..., None]
         for norm, snake, conv in ((self.norm1, self.snake1, self.conv1), (self.norm2, self.snake2, self.conv2)):
-            y = conv(silenced(snake(norm(y, keep)), keep).mT).mT
+            y = conv(apply_mask(snake(norm(y, keep)), keep).mT).mT
         return x + y
 
 def _frames_after(up, lengths): # of sequences before a transposed convolution
@@ -129,9 +129,9 @@ class UpSamplerBlock(nn.Module):
     ) -> torch.Tensor: # (batch, more frames, the last block's channels); `finish` makes in_channels of them
         "More frames."
         for up, block in zip(self.upsample_layers, self.resnet_blocks):
-            x = upsampled(up, silenced(x, keep))
+            x = upsampled(up, apply_mask(x, keep))
             lengths = _frames_after(up, lengths)
-            keep = real(lengths, x.device)
+            keep = length_mask(lengths, x.device)
             x = block(x, keep)
         return x
 
@@ -208,10 +208,10 @@ def audio_of_batch(
     before:Any=nn.Identity(), # what turns them into (batch, frames, dim)
 ) -> torch.Tensor: # (batch, samples of the longest); beyond an end it means nothing
     "Every sequence's audio."
-    keep, square = real(lengths, x.device), head.istft.window.float().square().expand(1, x.shape[1], -1)
-    frames = silenced(head.windowed(before(x).to(head.out.weight.dtype)), keep)
+    keep, square = length_mask(lengths, x.device), head.istft.window.float().square().expand(1, x.shape[1], -1)
+    frames = apply_mask(head.windowed(before(x).to(head.out.weight.dtype)), keep)
     cut = slice(head.cut, -head.cut or None)
-    y, total = (overlap_add(t, head.hop)[:, cut] for t in (frames, silenced(square, keep)))
+    y, total = (overlap_add(t, head.hop)[:, cut] for t in (frames, apply_mask(square, keep)))
     return y / (total if keep is None else total.clamp(min=1e-11))
 
 # %% ../../nbs/codec/08_vocoder.ipynb #0cc1e3fe
@@ -285,7 +285,7 @@ def crossover_batch(
     transition:int=8, # bins between all of one and all of the other
 ) -> list[torch.Tensor]: # of each (samples,)
     "Signals merged at a frequency, each as if it were alone."
-    inside, share = real(lengths, high.device), cutoff / (rate / 2)
+    inside, share = length_mask(lengths, high.device), cutoff / (rate / 2)
     if inside is None: return list(crossover(high, low, rate, cutoff, transition))
     if min(lengths) < 64 * transition:
         return [crossover(h[:n], l[:n], rate, cutoff, transition) for h, l, n in zip(high, low, lengths)]
@@ -309,7 +309,7 @@ def merged_batch(
         some, counts = slice(a, a + size), lengths if size >= len(lengths) else lengths[a:a + size]
         more, ends = up.lengths(counts), head.lengths(counts)
         low = audio_of_batch(head, features[some, :max(counts)], counts)
-        inside = real(ends, low.device)  # beyond the ends is silence
+        inside = length_mask(ends, low.device)  # beyond the ends is silence
         low = resample(low if inside is None else low * inside, 24_000, 48_000)
         high = audio_of_batch(high_head, upsampled[some, :max(more)], more, up.finish)
         audio += crossover_batch(high[:, :low.shape[1]], low, Lengths(ends, 2))
@@ -336,7 +336,7 @@ class Vocoder(nn.Module):
         start:int=0, # not used: where in an utterance the first frame is
     ) -> list[torch.Tensor]: # of each its audio, (samples,) float32
         "The audio of each spectrogram."
-        keep = real(lengths, mel.device)
+        keep = length_mask(lengths, mel.device)
         x = self.backbone(mel, keep)
         more = self.upsampler(x, lengths, keep)
         if fused(mel.device): return merged_batch(self, x, more, lengths)

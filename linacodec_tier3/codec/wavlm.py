@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Iterable
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import (BYTES, Linear, attention, fused, on_device, product, real, rowwise,
-                                         share, silenced, wide)
+from .layers import (BYTES, Linear, attention, fused, on_device, product, length_mask, rowwise,
+                                         share, apply_mask, wide)
 
 # %% ../../nbs/codec/03_wavlm.ipynb #7e949424
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ def window_statistics(
     return torch.stack(means), torch.stack(covariances)
 
 def _statistics(windows, counts): # of a whole batch at once
-    keep = real(counts, windows.device)
+    keep = length_mask(counts, windows.device)
     n = counts[0] if keep is None else on_device(counts, windows.device)[:, None]
-    mean = silenced(windows, keep).sum(1) / n
-    off = silenced(windows - mean[:, None], keep)
+    mean = apply_mask(windows, keep).sum(1) / n
+    off = apply_mask(windows - mean[:, None], keep)
     parts = F.pad(off, (0, 0, 0, -off.shape[1] % 64)).unflatten(1, (64, -1))  # side by side, as sums are slow one by one
     return mean, (parts.mT @ parts).sum(1) / (n if keep is None else n[..., None])
 
@@ -397,7 +397,7 @@ class SpeechEncoder(nn.Module):
     ) -> torch.Tensor: # (batch, frames, dim)
         "The mean of the wanted layers."
         if self.arch.normalize: wave = _standardised(wave, lengths)
-        x = silenced(self.encoder.feature_projection(self.feature_extractor(wave, lengths)), keep)
+        x = apply_mask(self.encoder.feature_projection(self.feature_extractor(wave, lengths)), keep)
         n, more = x.shape[1], -x.shape[1] % 8
         if fused(x.device) and more:
             if keep is None: keep = torch.arange(n + more, device=x.device)[None] < n
@@ -415,7 +415,7 @@ class SpeechEncoder(nn.Module):
 
 # %% ../../nbs/codec/03_wavlm.ipynb #1faef2af
 def _standardised(wave, lengths):
-    if fused(wave.device): return _standardised_together(wave.float(), real(lengths, wave.device), lengths)
+    if fused(wave.device): return _standardised_together(wave.float(), length_mask(lengths, wave.device), lengths)
     out = torch.zeros_like(wave)
     for o, w, n in zip(out, wave, lengths): o[:n] = F.layer_norm(w[:n], (n,))
     return out

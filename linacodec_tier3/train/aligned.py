@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 import numpy as np, soxr, torch
 from ..codec.mel_decoder import log_mel
-from ..codec.model import LISTENING_RATE, MelEar, Settings, mel_frames, padding
+from ..codec.model import LISTENING_RATE, MelFrontend, Settings, mel_frames, padding
 from ..codec.resample import resample
-from ..codec.weights import publish
+from ..weights.files import publish
 from .speech import FACTORS, LONGEST_S, RATE, SHORTEST_S, SPEEDS, styles
 from .speech import _package, _phonemes, kokoro_network
 from .texts import TEXTS
@@ -141,7 +141,7 @@ class Features:
     when:np.ndarray # (symbols,) int16: the frame in the middle of each
 
 @cache
-def _ear(): return MelEar()
+def _ear(): return MelFrontend()
 _settings = Settings(downsample_factor=4, mel_upsample_factor=8)
 _pad = cache(lambda tokens: padding(tokens * TOKEN, RATE, _ear().arch, 4))
 def frames_of(tokens): return mel_frames(tokens, _settings, _ear().arch) # of the spectrogram

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
-from ..codec.global_encoder import ConvNextBackbone
+from ..codec.speaker_encoder import ConvNextBackbone
 from ..codec.layers import Linear
 from ..codec.mel_decoder import mel_filters
 
@@ -115,11 +115,11 @@ class Discriminators(nn.Module):
 
 # %% ../../nbs/train/02_objectives.ipynb #e7883177
 def discriminator_loss(
-    real:list, # of recordings, from `Discriminators`
+    length_mask:list, # of recordings, from `Discriminators`
     made:list, # of what was made
 ) -> torch.Tensor: # ()
     "How badly the two are told apart."
-    return sum(F.relu(1 - r[-1]).mean() + F.relu(1 + m[-1]).mean() for r, m in zip(real, made)) / len(real)
+    return sum(F.relu(1 - r[-1]).mean() + F.relu(1 + m[-1]).mean() for r, m in zip(length_mask, made)) / len(length_mask)
 
 def adversarial_loss(
     made:list, # from `Discriminators`
@@ -128,11 +128,11 @@ def adversarial_loss(
     return sum(F.relu(1 - m[-1]).mean() for m in made) / len(made)
 
 def feature_loss(
-    real:list, # of recordings, from `Discriminators`
+    length_mask:list, # of recordings, from `Discriminators`
     made:list, # of what was made from the same
 ) -> torch.Tensor: # (): mean over layers, relative to the real features' size
     "How differently the two look to the discriminators."
-    pairs = [(a.detach(), b) for r, m in zip(real, made) for a, b in zip(r[:-1], m[:-1])]
+    pairs = [(a.detach(), b) for r, m in zip(length_mask, made) for a, b in zip(r[:-1], m[:-1])]
     return sum((a - b).abs().mean() / (a.abs().mean() + LEAST) for a, b in pairs) / len(pairs)
 
 # %% ../../nbs/train/02_objectives.ipynb #31979d27

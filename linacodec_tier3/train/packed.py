@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 import numpy as np
-from ..codec.weights import publish
+from ..weights.files import publish
 from ..config import resolve_device
 from .aligned import (Features, features, hibari_speaks, in_turn, joe_speaks, length,
     letters_of, lines_of, network_of, speaker, spoken, write_shards)
@@ -234,7 +234,7 @@ def run(
 ) -> dict: # the last entry of the history
     "Speech, readers and core, within some seconds."
     from linacodec_tier3.codec.model import load_network
-    from linacodec_tier3.codec.weights import locate
+    from linacodec_tier3.weights.files import locate
     from linacodec_tier3.train.words import Words
     room = Path(tempfile.mkdtemp(dir=room))
     began, shards = time.time(), room / "shards"

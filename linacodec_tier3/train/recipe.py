@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from ..codec.layers import real
+from ..codec.layers import length_mask
 from ..codec.mel_decoder import log_mel
-from ..codec.model import LISTENING_RATE, Core, MelEar, Network, Settings, built, mel_frames, padding, vocoder_from
+from ..codec.model import LISTENING_RATE, Core, MelFrontend, Network, Settings, built, mel_frames, padding, vocoder_from
 from ..codec.resample import resample
 from ..codec.seeded import NANO, Spec, write_configs
-from ..codec.weights import VOCODER, publish
+from ..weights.files import VOCODER, publish
 from ..config import resolve_device
 from .objectives import (LEAST, Discriminators, Speller, adversarial_loss, discriminator_loss, feature_loss, mel_distance, mel_loss, stft_loss)
 from .speech import RATE, TRAINED, Corpus, Utterance, make_corpus
@@ -34,7 +34,7 @@ def untrained(
     "A network as training finds it."
     torch.manual_seed(seed)
     core = Core(built(Settings, spec.model["config"], "config"), spec.model)
-    net = Network(core, ear := MelEar(), ear, spec.model["ssl_feature_extractor"]["init_args"]["sample_rate"], vocoder_from(spec.vocoder))
+    net = Network(core, ear := MelFrontend(), ear, spec.model["ssl_feature_extractor"]["init_args"]["sample_rate"], vocoder_from(spec.vocoder))
     for name, module in net.named_modules():
         if not isinstance(module, (nn.Linear, nn.Conv1d, nn.ConvTranspose1d)): continue
         nn.init.trunc_normal_(module.weight, std=.02 if isinstance(module, nn.Linear) else module.weight[0].numel() ** -.5)
@@ -65,7 +65,7 @@ def batch_of(
     net:Network, # that will be shown it
 ) -> Batch: # on the network's device
     "A batch, padded as inference pads."
-    s, arch = net.core.settings, net.content_ear.arch
+    s, arch = net.core.settings, net.content_frontend.arch
     token = arch.hop * s.downsample_factor * RATE // LISTENING_RATE
     loudest = lambda x: np.abs(x).max() + 1e-8
     pad = lambda x: F.pad(torch.from_numpy(x), (padding(len(x), RATE, arch, s.downsample_factor),) * 2)
@@ -85,12 +85,12 @@ def understood(
     b:Batch, # what it is shown
 ) -> tuple[torch.Tensor, torch.Tensor]: # (batch, tokens, channels) of the prenet, (batch, 128) of the voices
     "What the decoder knows."
-    core, arch = net.core, net.content_ear.arch
+    core, arch = net.core, net.content_frontend.arch
     counts = [n * core.settings.downsample_factor for n in b.tokens]
-    content = core.local_quantizer.through(core.latents(net.content_ear(b.heard)[:, :max(counts)], counts))
+    content = core.local_quantizer.through(core.latents(net.content_frontend(b.heard)[:, :max(counts)], counts))
     voiced = [arch.frames(n) for n in b.voice_samples]
-    voice = core.global_encoder(net.voice_ear(b.voice)[:, :max(voiced)], real(voiced, content.device))
-    return core.mel_prenet(content, keep=real(b.tokens, content.device)), voice
+    voice = core.global_encoder(net.speaker_frontend(b.voice)[:, :max(voiced)], length_mask(voiced, content.device))
+    return core.mel_prenet(content, keep=length_mask(b.tokens, content.device)), voice
 
 def true_mel(
     b:Batch, # of audio at the level to be made
@@ -107,7 +107,7 @@ def core_loss(
     "Spectrograms close to the true ones, from tokens that can be spelt."
     x, voice = understood(net, b)
     made = net.core.spectrogram(x, voice, b.tokens, b.frames).float()
-    level, change = mel_distance(made, true_mel(b), real(b.frames, made.device))
+    level, change = mel_distance(made, true_mel(b), length_mask(b.frames, made.device))
     letters = speller(x, b.tokens, b.phonemes)
     return level + change / 2 + spelling * letters, dict(mel=level, change=change, letters=letters)
 

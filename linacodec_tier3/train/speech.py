@@ -16,7 +16,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 import numpy as np, soxr
-from ..codec.weights import publish
+from ..weights.files import publish
 from .texts import TEXTS, package_folder
 
 # %% ../../nbs/train/01_speech.ipynb #bee43908

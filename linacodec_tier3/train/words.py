@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from ..codec.model import Core, load_network
-from ..codec.weights import NANO as NANO_NAME, VOCODER, locate, publish
+from ..weights.files import NANO as NANO_NAME, VOCODER, locate, publish
 from ..config import resolve_device
 from .aligned import ALPHABET, TOKEN, fill, frames_of, read_shard
 from .objectives import Reader, Speller, mel_distance, naming_loss, reading_loss, worn
