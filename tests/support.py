@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from linacodec_tier3.client import FINAL, joined, pieces
+from linacodec_tier3.client import joined, pieces
+from linacodec_tier3.contract import FINAL_STATES
 from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.local.endpoint import Job, LocalEndpoint
 
@@ -79,7 +80,7 @@ def ended(
     seconds:float=60, # to wait at most
 ) -> Job: # the endpoint's record of it
     "A job in its last state."
-    wait_until(lambda: endpoint.job(job).status in FINAL, seconds)
+    wait_until(lambda: endpoint.job(job).status in FINAL_STATES, seconds)
     return endpoint.job(job)
 
 

@@ -4,7 +4,7 @@ import json, time
 import pytest
 import requests
 
-from linacodec_tier3.client import FINAL
+from linacodec_tier3.contract import FINAL_STATES
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import ended, events, install_engine, submit
 
@@ -75,7 +75,7 @@ def strict(tmp_path_factory):
 @pytest.fixture(scope="module")
 def jobs(strict): # their records, all served before the first is looked at; one that never ends is left IN_PROGRESS
     ids, end = [submit(strict, wrong) for wrong, *_ in WRONG], time.monotonic() + 30
-    while time.monotonic() < end and any(strict.job(job).status not in FINAL for job in ids): time.sleep(0.1)
+    while time.monotonic() < end and any(strict.job(job).status not in FINAL_STATES for job in ids): time.sleep(0.1)
     return [strict.job(job) for job in ids]
 
 
