@@ -26,7 +26,7 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test slow nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
+.PHONY: help run serve check test slow nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ run: $(READY) ## speak through the local endpoint into OUT=out; also TEXT= VOICE
 
 serve: $(READY) ## keep the local endpoint up at PORT=8000
 	@$(BIN)/linacodec-tier3 serve --port "$(PORT)"
+
+check: $(READY) ## in seconds: house rules, clean notebooks, a package that is what they export
+	@$(BIN)/python .ci/house.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_clean
+	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_export
 
 test: $(READY) ## every notebook's tests and tests/
 	@$(BIN)/python -m pytest tests
