@@ -15,6 +15,9 @@ NANO_LIMIT ?= 560
 WHEELS := $(BIN)/python -m pip download -qq --disable-pip-version-check -c requirements.lock --no-deps --only-binary=:all: \
 	--python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none --platform any \
 	$(addprefix --platform manylinux,_2_34_x86_64 _2_28_x86_64 _2_27_x86_64 _2_17_x86_64 2014_x86_64)
+# Files and notebooks side by side; tests/conftest.py says in which order, and how many on how many processors.
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest tests -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 NBS = $(shell find nbs -name '*.ipynb' -not -path '*/[._]*' | sort)
 
 # What the user says reaches the shell through the environment, so quotes and dollar signs in a text stay what they are.
@@ -44,10 +47,10 @@ check: $(READY) ## in seconds: house rules, clean notebooks, a package that is w
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_export
 
 test: $(READY) ## every notebook's tests and tests/
-	@$(BIN)/python -m pytest tests
+	@$(PYTEST)
 
 slow: $(SLOW) ## the same, with what is flagged slow
-	@$(BIN)/python -m pytest tests --slow
+	@$(PYTEST) --slow
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"

@@ -1,17 +1,25 @@
-"One flag list for everything: settings.ini's `tst_flags` are pytest options, pytest markers and notebook flags."
-import os
+"Flags, the order and company in which tests run, and the closing line."
+import fcntl, os
 from configparser import ConfigParser
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 os.environ["CODEC"] = "none"  # a worker loads no codec, which takes it seconds, unless a test asks for one
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: two of torch's threads wait for each other
 
 ROOT = Path(__file__).resolve().parent.parent
 _settings = ConfigParser()
 _settings.read(ROOT / "settings.ini", encoding="utf-8")
-FLAGS = _settings["DEFAULT"]["tst_flags"].split()
+FLAGS = _settings["DEFAULT"]["tst_flags"].split()  # one list for options, markers and what nbdev calls flags
 _exit = pytest.StashKey[int]()
+
+# What takes longest starts first, so that no core waits for it at the end. A file's tests stay together, as they
+# share what they start; notebooks are one each. The order among the others does not matter.
+SLOWEST = ("test_install", "test_faults", "test_weights", "test_codec_product", "test_laws", "test_gpu_script")
+MEMORY = 2 * 2**30  # bytes that a process of tests should have, with what it starts
 
 
 def pytest_addoption(parser):
@@ -20,13 +28,54 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     for flag in FLAGS: config.addinivalue_line("markers", f"{flag}: runs with --{flag} only")
+    config.addinivalue_line("markers", "alone: measures time, so nothing else runs beside it; comes last")
+    config.addinivalue_line("markers", "parallel: may run apart from the other tests of its file")
 
 
+def pytest_xdist_auto_num_workers(config): # for `-n auto`
+    "One more than there are processors, as tests often wait; fewer where memory is short."
+    return max(1, min((os.cpu_count() or 1) + 1, 8, psutil.virtual_memory().available // MEMORY))
+
+
+def rank(
+    item, # a test
+) -> tuple: # sorts by it
+    "Alone ones last, before them the slow ones first."
+    names = [name for name in SLOWEST if name in item.nodeid]
+    return is_alone(item), SLOWEST.index(names[0]) if names else len(SLOWEST)
+
+
+def is_alone(item): return item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     for item in items:
         for flag in FLAGS:
             if item.get_closest_marker(flag) and not config.getoption(flag):
                 item.add_marker(pytest.mark.skip(reason=f"needs --{flag}"))
+        if is_alone(item): item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} alone"))
+        elif not item.get_closest_marker("parallel"): item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=rank)
+
+
+@contextmanager
+def turn(
+    alone:bool, # True: no other test of this tree runs meanwhile, in whatever process
+): # holds the turn
+    "Tests that measure time wait until the others are done with what they run, and the others for them."
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with open(ROOT / "setup.py") as gate, open(__file__) as room:
+        fcntl.flock(gate, how)  # who waits for the room to itself keeps newcomers out
+        fcntl.flock(room, how)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        try: yield
+        finally: fcntl.flock(room, fcntl.LOCK_UN)  # said, as a forked child may hold the file open
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    with turn(is_alone(item)): return (yield)
 
 
 @pytest.fixture
@@ -49,7 +98,8 @@ def pytest_unconfigure(config):
     failed = count("failed", "error") or int(status != 0)
     skipped = count("skipped", "xfailed")
     reporter.ensure_newline()
-    reporter.write_line(f"{count('passed', 'xpassed')} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    line = f"{count('passed', 'xpassed')} passed, {failed} failed"
+    reporter.write_line(line + (f", {skipped} skipped" if skipped else ""))
 
 
 @pytest.fixture(scope="session")
