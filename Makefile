@@ -15,9 +15,9 @@ NANO_LIMIT ?= 560
 WHEELS := $(BIN)/python -m pip download -qq --disable-pip-version-check -c requirements.lock --no-deps --only-binary=:all: \
 	--python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none --platform any \
 	$(addprefix --platform manylinux,_2_34_x86_64 _2_28_x86_64 _2_27_x86_64 _2_17_x86_64 2014_x86_64)
-# Files and notebooks side by side; tests/conftest.py says in which order, and how many on how many processors.
+# Side by side: tests/conftest.py says how many on how many processors, in which order, and what runs alone.
 JOBS ?= auto
-PYTEST := $(BIN)/python -m pytest tests -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest tests -n $(JOBS)
 NBS = $(shell find nbs -name '*.ipynb' -not -path '*/[._]*' | sort)
 
 # What the user says reaches the shell through the environment, so quotes and dollar signs in a text stay what they are.

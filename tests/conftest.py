@@ -16,9 +16,11 @@ _settings.read(ROOT / "settings.ini", encoding="utf-8")
 FLAGS = _settings["DEFAULT"]["tst_flags"].split()  # one list for options, markers and what nbdev calls flags
 _exit = pytest.StashKey[int]()
 
-# What takes longest starts first, so that no core waits for it at the end. A file's tests stay together, as they
-# share what they start; notebooks are one each. The order among the others does not matter.
+# Tests run side by side: `-n auto`. What takes longest starts first, so that no processor waits for it at the end; the
+# order of the others does not matter. A file's tests stay together, as they share what they start; notebooks are one
+# each. What measures time has the machine to itself, at the end.
 SLOWEST = ("test_install", "test_faults", "test_weights", "test_codec_product", "test_laws", "test_gpu_script")
+ALONE = ("test_runs[08_generators.ipynb]", "test_runs[21_benchmarks.ipynb]")
 MEMORY = 2 * 2**30  # bytes that a process of tests should have, with what it starts
 
 
@@ -28,34 +30,44 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     for flag in FLAGS: config.addinivalue_line("markers", f"{flag}: runs with --{flag} only")
-    config.addinivalue_line("markers", "alone: measures time, so nothing else runs beside it; comes last")
-    config.addinivalue_line("markers", "parallel: may run apart from the other tests of its file")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config): # for `-n auto`
     "One more than there are processors, as tests often wait; fewer where memory is short."
     return max(1, min((os.cpu_count() or 1) + 1, 8, psutil.virtual_memory().available // MEMORY))
 
 
-def rank(
-    item, # a test
-) -> tuple: # sorts by it
-    "Alone ones last, before them the slow ones first."
-    names = [name for name in SLOWEST if name in item.nodeid]
-    return is_alone(item), SLOWEST.index(names[0]) if names else len(SLOWEST)
+def is_alone(nodeid): return any(name in nodeid for name in ALONE)
 
 
-def is_alone(item): return item.get_closest_marker("alone") is not None
+def unit_of(nodeid): # what one process runs in one go
+    "The file of a test, or the test where that can stand for itself."
+    if is_alone(nodeid): return "alone"
+    return nodeid if "::test_runs[" in nodeid else nodeid.partition("::")[0]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def rank(item): # sorts by it
+    "Slow ones first, and at the end those that run alone."
+    places = [place for place, name in enumerate(SLOWEST) if name in item.nodeid]
+    return is_alone(item.nodeid), min(places, default=len(SLOWEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "Units of tests in the order in which they were collected, each to the process that is free."
+    from xdist.scheduler import LoadScopeScheduling
+    class InOrder(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return unit_of(nodeid)
+    config.option.loadscopereorder = False
+    return InOrder(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
     for item in items:
         for flag in FLAGS:
             if item.get_closest_marker(flag) and not config.getoption(flag):
                 item.add_marker(pytest.mark.skip(reason=f"needs --{flag}"))
-        if is_alone(item): item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} alone"))
-        elif not item.get_closest_marker("parallel"): item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=rank)
 
 
@@ -75,7 +87,7 @@ def turn(
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
-    with turn(is_alone(item)): return (yield)
+    with turn(is_alone(item.nodeid)): return (yield)
 
 
 @pytest.fixture

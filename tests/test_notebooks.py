@@ -10,21 +10,13 @@ NBS = Path(__file__).resolve().parent.parent / "nbs"
 MAX_BYTES = 500_000
 TIMEOUT_S, SLOW_TIMEOUT_S = 1200, 7200  # of notebooks that take 60 and 1200 s at most on two quiet cores
 
-# Notebooks that measure time, so that nothing else may run beside them.
-ALONE = ("08_generators", "21_benchmarks")
-
 
 def notebooks() -> list: # paths, in reading order; nbdev too passes over names that start with "." or "_"
     "All that nbdev would test."
     return sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts))
 
 
-def each(
-    *alone:str, # names of notebooks whose test runs alone
-): # a decorator
-    "A test for every notebook."
-    marked = [pytest.param(p, marks=pytest.mark.alone if p.stem in alone else ()) for p in notebooks()]
-    return pytest.mark.parametrize("path", marked, ids=lambda p: p.relative_to(NBS).as_posix())
+each_notebook = pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.relative_to(NBS).as_posix())
 
 
 def run_group(
@@ -44,8 +36,7 @@ def run_group(
             proc.wait()
 
 
-@pytest.mark.parallel
-@each(*ALONE)
+@each_notebook
 def test_runs(path, flags, tmp_path):
     timeout, log = SLOW_TIMEOUT_S if "slow" in flags else TIMEOUT_S, tmp_path / "log"
     nbdev_test = Path(sys.executable).with_name("nbdev_test")
@@ -57,7 +48,7 @@ def test_runs(path, flags, tmp_path):
     if status or "Success." not in shown: pytest.fail(shown or f"nbdev_test ended with {status}", pytrace=False)
 
 
-@each()
+@each_notebook
 def test_stored(path):
     code = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     outputs = [out for cell in code for out in cell["outputs"]]
@@ -82,7 +73,7 @@ def runs_for_docs(
     return any(is_import(inner) for node in nodes for inner in ast.walk(node))
 
 
-@each()
+@each_notebook
 def test_import_cells(path):
     cells = [cell for cell in NBProcessor(path).nb.cells if runs_for_docs(cell)]
     mixed = "\n".join(f"cell {cell.id}: {cell.source.strip().splitlines()[0]}" for cell in cells)
