@@ -19,7 +19,7 @@ _exit = pytest.StashKey[int]()
 # Tests run side by side: `-n auto`. What takes longest starts first, so that no processor waits for it at the end; the
 # order of the others does not matter. A file's tests stay together, as they share what they start; notebooks are one
 # each. What measures time has the machine to itself, at the end.
-SLOWEST = ("test_install", "test_faults", "test_weights", "test_codec_product", "test_laws", "test_gpu_script")
+SLOWEST = ("test_install", "test_chunker", "test_faults", "test_weights", "test_codec_product", "test_laws", "test_gpu_script")
 ALONE = ("test_runs[08_generators.ipynb]", "test_runs[21_benchmarks.ipynb]")
 MEMORY = 2 * 2**30  # bytes that a process of tests should have, with what it starts
 
