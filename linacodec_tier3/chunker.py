@@ -44,7 +44,8 @@ _parts |= dict(
     edge  = r"(?<![\p{L}\p{M}\p{Nd}.])",
     title = r"""«edge»(?:M[rsx]|Mrs|Messrs|Dr|Dra|Prof|Rev|Hon|Gen|Col|Cap|Capt|Lt|Sgt|Maj|Adm|Sen|Rep|Gov
                |Pres|Ste?|Mt|Ft|Hrn?|Frl?|Mme|Mlle|Sra?|Srta|Sig|Dott|Ing|Dipl|vs|cf|viz|approx|ca
-               |bzw|bspw|sog|[Vv]gl|inkl|exkl|evtl|ggf|zzgl|resp|e\.g|i\.e|z\.B|d\.h|u\.a|o\.ä|p\.ej|डॉ|श्री|\p{L})\.""",
+               |bzw|bspw|sog|[Vv]gl
+               |inkl|exkl|evtl|ggf|zzgl|resp|e\.g|i\.e|z\.B|d\.h|u\.a|o\.ä|p\.ej|डॉ|श्री|\p{L})\.""",
     ref   = r"""«edge»(?i:nos?|nr|figs?|abb|tab|eq|sec|ch|vol|art|abs|kap|bd|pp
                |jan|feb|mar|apr|jun|jul|aug|sept?|oct|okt|nov|de[cz])\.""",
     month = r"(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrhundert)",  # German writes "3. Oktober"

@@ -109,10 +109,10 @@ def cost(text): # processor seconds to cut it, and the number of chunks
 
 @pytest.mark.parametrize("unit", WORST, ids=lambda unit: ascii(unit[:8]))
 def test_time_and_chunks_are_linear(unit):
-    """A chunk is sought in a window of fixed size, so the work is proportional to the number of chunks. And short
-    chunks do not pile up: among the breaks of the best kind the furthest is taken, so within one window each
-    further chunk ends at a break of a poorer kind, and there are five kinds. Four times the text may take eight
-    times as long."""
+    """A chunk is sought in a window of fixed size, so the work is proportional to the number of chunks.
+    And short chunks do not pile up: among the breaks of the best kind the furthest is taken, so within
+    one window each further chunk ends at a break of a poorer kind, and there are five kinds. Four times
+    the text may take eight times as long."""
     text = megabyte(unit)
     (quarter, _), (whole, n) = cost(text[:250_000]), cost(text)
     assert n <= 5 * len(text) / 500 + 5
