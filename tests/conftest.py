@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 os.environ["CODEC"] = "none"  # a worker loads no codec, which takes it seconds, unless a test asks for one
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: two of torch's threads wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and threads would wait
 
 ROOT = Path(__file__).resolve().parent.parent
 _settings = ConfigParser()
@@ -16,16 +16,18 @@ _settings.read(ROOT / "settings.ini", encoding="utf-8")
 FLAGS = _settings["DEFAULT"]["tst_flags"].split()  # one list for options, markers and what nbdev calls flags
 _exit = pytest.StashKey[int]()
 
-# Tests run side by side: `-n auto`. What takes longest starts first, so that no processor waits for it at the end; the
-# order of the others does not matter. A file's tests stay together, as they share what they start; notebooks are one
-# each. What measures time has the machine to itself, at the end.
-SLOWEST = ("test_install", "test_chunker", "test_faults", "test_weights", "test_codec_product", "test_laws", "test_gpu_script")
+# Tests run side by side: `-n auto`. What takes longest starts first, so that no processor waits for it at the
+# end; the order of the others does not matter. A file's tests stay together, as they share what they start;
+# notebooks are one each. What measures time has the machine to itself, at the end.
+SLOWEST = ("test_install", "test_chunker", "test_faults", "test_weights", "test_codec_product", "test_laws",
+           "test_gpu_script")
 ALONE = ("test_runs[08_generators.ipynb]", "test_runs[21_benchmarks.ipynb]")
 MEMORY = 2 * 2**30  # bytes that a process of tests should have, with what it starts
 
 
 def pytest_addoption(parser):
-    for flag in FLAGS: parser.addoption(f"--{flag}", action="store_true", help=f"run what is flagged {flag}, too")
+    for flag in FLAGS:
+        parser.addoption(f"--{flag}", action="store_true", help=f"run what is flagged {flag}, too")
 
 
 def pytest_configure(config):

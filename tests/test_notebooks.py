@@ -13,7 +13,8 @@ TIMEOUT_S, SLOW_TIMEOUT_S = 1200, 7200  # of notebooks that take 60 and 1200 s a
 
 def notebooks() -> list: # paths, in reading order; nbdev too passes over names that start with "." or "_"
     "All that nbdev would test."
-    return sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts))
+    hidden = lambda path: any(part[0] in "._" for part in path.relative_to(NBS).parts)
+    return sorted(path for path in NBS.rglob("*.ipynb") if not hidden(path))
 
 
 each_notebook = pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.relative_to(NBS).as_posix())
@@ -27,8 +28,8 @@ def run_group(
     "A command that ends together with everything it started."
     with open(log, "wb") as out:
         env = {k: v for k, v in os.environ.items() if k != "CODEC"}  # as it comes
-        proc = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=NBS.parent, env=env,
-                                start_new_session=True)
+        proc = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=NBS.parent,
+                                env=env, start_new_session=True)
         try: return proc.wait(timeout)
         except subprocess.TimeoutExpired: return None
         finally:
@@ -45,15 +46,18 @@ def test_runs(path, flags, tmp_path):
     shown = log.read_text(errors="replace")
     if status is None: pytest.fail(f"{path.name} was still running after {timeout} s\n{shown}", pytrace=False)
     # nbdev exits 0 when its own rules left nothing to run; only this word says that the notebook ran
-    if status or "Success." not in shown: pytest.fail(shown or f"nbdev_test ended with {status}", pytrace=False)
+    if status or "Success." not in shown:
+        pytest.fail(shown or f"nbdev_test ended with {status}", pytrace=False)
 
 
 @each_notebook
 def test_stored(path):
-    code = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
     outputs = [out for cell in code for out in cell["outputs"]]
     fault = None
-    if path.stat().st_size > MAX_BYTES: fault = f"is over {MAX_BYTES:,} bytes: shorter clips, smaller pictures"
+    if path.stat().st_size > MAX_BYTES:
+        fault = f"is over {MAX_BYTES:,} bytes: shorter clips, smaller pictures"
     elif code and not outputs: fault = "stores no output: run `make outputs`"
     elif any(out["output_type"] == "error" for out in outputs): fault = "stores an error: run `make outputs`"
     if fault: pytest.fail(f"{path.name} {fault}", pytrace=False)
