@@ -22,7 +22,8 @@ TARGETS = 5  # of one assignment, too many
 # Where the folders of rooms stand among the numbered notebooks at the top. What the worker's image runs ends
 # with the server, 10. Those who train and those who judge stand beside the house: nobody imports them, and of
 # the two only the judges import the others.
-FOLDERS = {"engines": 5.1, "weights": 5.2, "codec": 5.3, "local": 10.5, "train": 90, "evaluate": 91}
+FOLDERS = {"engines": 5.1, "weights": 5.2, "codec": 5.3, "contract": 6, "local": 10.5,
+           "train": 90, "evaluate": 91}
 
 # Every command has a `main`, called as `python -m linacodec_tier3.MODULE`; nobody imports one by this name.
 IN_MANY_MODULES = {"main"}
@@ -303,6 +304,34 @@ def taken_from_package(node, module):
     return [(base.removeprefix(PACKAGE).removeprefix("."), a.name) for a in node.names]
 
 
+def names_there(house, module):
+    "What can be imported from a module or package; None when there is no such module."
+    path = house.root / PACKAGE / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not file.exists(): return None
+    tree = ast.parse(file.read_text("utf-8"))
+    imports = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    imported = {alias.asname or alias.name for n in imports for alias in n.names}
+    stars = [f"{module}.{n.module}" for n in imports if n.names[0].name == "*"]
+    defined = {name for n in ast.walk(tree) for name in names_bound(n)}
+    lazy = {n.arg for n in ast.walk(tree) if isinstance(n, ast.keyword)}  # as in `dict(LinaCodec="codec")`
+    inside = {p.stem for p in path.iterdir()} if path.is_dir() else set()
+    inside |= {name for star in stars for name in house.exports(star)}
+    return imported | defined | inside | (lazy if "__getattr__" in defined else set())
+
+
+def imports_of_nothing(house):
+    "import: what is imported from the package is there."
+    there = {}
+    for s in house.everything():
+        for node in s.walk(ast.Import, ast.ImportFrom):
+            for module, name in taken_from_package(node, s.module):
+                if module not in there: there[module] = names_there(house, module)
+                if there[module] is None: yield s.at(node.lineno), f"there is no module {PACKAGE}.{module}"
+                elif name not in (None, "*") and name not in there[module]:
+                    yield s.at(node.lineno), f"there is no `{name}` in {module or PACKAGE}"
+
+
 def is_private(name): return bool(re.match(r"_[^_]", name or ""))
 
 
@@ -359,23 +388,29 @@ def lists_that_count(house):
                 yield s.at(n.lineno), f"`{n.value.id}` is a list of one that is written to; use a variable"
 
 
+def place_of(house, module):
+    "Where a module or a folder of modules stands: (order, notebook), the last one's of a folder."
+    inside = [place for name, place in house.rooms.items() if f"{name}.".startswith(f"{module}.")]
+    return max(inside, default=None)
+
+
 def imports_that_go_up(house):
     "order: a module imports only modules above it in the house."
     for s in house.exported():
         for node in s.walk(ast.Import, ast.ImportFrom):
             for module, name in taken_from_package(node, s.module):
                 inner = f"{module}.{name}".strip(".")
-                target = inner if inner in house.rooms else module
-                if target == s.module or target not in house.rooms: continue
-                order, notebook = house.rooms[target]
+                target = inner if place_of(house, inner) else module
+                if f"{s.module}.".startswith(f"{target}.") or not place_of(house, target): continue
+                order, notebook = place_of(house, target)
                 if order < house.rooms[s.module][0]: continue
                 yield s.at(node.lineno), f"imports {target}, but {notebook} comes later"
 
 
 RULES = (code_that_is_no_python, lines_that_are_long, cells_that_are_long, notebooks_that_are_long,
          names_that_mean_two_things, docstrings_that_are_short, comments_that_lack, functions_nobody_calls,
-         private_names_taken, assignments_that_are_wide, functions_with_attributes, lists_that_count,
-         imports_that_go_up)
+         imports_of_nothing, private_names_taken, assignments_that_are_wide, functions_with_attributes,
+         lists_that_count, imports_that_go_up)
 
 
 def breaches(root):

@@ -19,9 +19,10 @@ _exit = pytest.StashKey[int]()
 # Tests run side by side: `-n auto`. What takes longest starts first, so that no processor waits for it at the
 # end; the order of the others does not matter. A file's tests stay together, as they share what they start;
 # notebooks are one each. What measures time has the machine to itself, at the end.
-SLOWEST = ("test_install", "test_chunker", "test_faults", "test_weights", "test_codec_product", "test_laws",
-           "test_gpu_script")
-ALONE = ("test_runs[08_generators.ipynb]", "test_runs[21_benchmarks.ipynb]")
+SLOWEST = ("test_codec_product", "03_recipe", "test_codec_choice", "06_words", "test_faults", "test_laws",
+           "test_weights", "test_local", "test_install", "22_speed", "11_linacodec", "02_objectives",
+           "test_chunker", "13_cli", "01_evaluation", "23_gpu", "test_bucket")
+ALONE = ("[07_background.ipynb]", "[08_generators.ipynb]", "[21_benchmarks.ipynb]")
 MEMORY = 2 * 2**30  # bytes that a process of tests should have, with what it starts
 
 
@@ -40,7 +41,7 @@ def pytest_xdist_auto_num_workers(config): # for `-n auto`
     return max(1, min((os.cpu_count() or 1) + 1, 8, psutil.virtual_memory().available // MEMORY))
 
 
-def is_alone(nodeid): return any(name in nodeid for name in ALONE)
+def is_alone(nodeid): return "::test_runs" in nodeid and any(name in nodeid for name in ALONE)
 
 
 def unit_of(nodeid): # what one process runs in one go

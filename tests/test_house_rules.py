@@ -25,6 +25,8 @@ PLANTED = [
      "    'A number divided by two.'\n    return kind(n / 2)"),
     ("called", 2, "no notebook and no test calls `nobody_calls_this`",
      "#| export\ndef nobody_calls_this() -> None:\n    'It is shown nowhere at all.'"),
+    ("import", 1, "there is no module linacodec_tier3.seat", "import linacodec_tier3.seat"),
+    ("import", 2, "there is no `bake` in chunker", "x = 1\nfrom linacodec_tier3.chunker import bake"),
     ("private", 2, "takes `chunker._best`", "from linacodec_tier3 import chunker\nchunker._best"),
     ("private", 1, "takes `_best` from chunker", "from linacodec_tier3.chunker import _best"),
     ("targets", 1, "assigns to 5 names at once; fewer than 5", "a, b, c, d, e = range(5)"),
@@ -41,7 +43,7 @@ ALLOWED = [
     "def volume(): pass\ndef at_parameter(volume): volume.size = 1\nat_parameter(volume)",
     "rows = [0]\nrows.append(1)\nfirst, *rest = rows\n(a, b), (c, d) = (1, 2), (3, 4)",
     "#| export\ndef main() -> None:\n    'The command of this module.'\nmain()",
-    "#| export\ndef inner(\n    n:int, # anything\n): # the same\n    'A part of the next one.'\n    return n",
+    "#| export\ndef inner(\n    n:int, # anything\n): # the same\n    'Part of the next one.'\n    return n",
     "#| export\ndef outer(\n    n:int, # anything\n): # the same\n    'What a test calls directly.'\n"
     "    return inner(n)",
     "outer(half(1))",
