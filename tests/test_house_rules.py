@@ -99,6 +99,12 @@ def test_every_rule_has_a_breach_here():
     assert rules == {rule for rule, *_ in PLANTED} | {"notebook"}
 
 
+def test_contributing_says_what_each_rule_asks_for():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = {name for row in text.split("\n") if row.startswith("| `") for name in row.split("|")[1].split("`")}
+    assert {rule.__doc__.split(":")[0] for rule in house.RULES} <= listed
+
+
 def test_files_are_read_as_notebooks_are(tree):
     (tree / "tests" / "test_planted.py").write_text("x = 1\n\n\na, b, c, d, e = range(5)\n")
     said = "tests/test_planted.py:4: targets: assigns to 5 names at once; fewer than 5"
