@@ -17,7 +17,7 @@ WHEELS := $(BIN)/python -m pip download -qq --disable-pip-version-check -c requi
 	$(addprefix --platform manylinux,_2_34_x86_64 _2_28_x86_64 _2_27_x86_64 _2_17_x86_64 2014_x86_64)
 # Side by side: tests/conftest.py says how many on how many processors, in which order, and what runs alone.
 JOBS ?= auto
-PYTEST := $(BIN)/python -m pytest tests -n $(JOBS)
+PYTEST := $(BIN)/python -m pytest tests -n $(JOBS) --max-worker-restart 2
 NBS = $(shell find nbs -name '*.ipynb' -not -path '*/[._]*' | sort)
 
 # What the user says reaches the shell through the environment, so quotes and dollar signs in a text stay what they are.

@@ -77,10 +77,12 @@ def pytest_collection_modifyitems(config, items):
 @contextmanager
 def turn(
     alone:bool, # True: no other test of this tree runs meanwhile, in whatever process
+    gate:Path=ROOT / "setup.py", # any two files to lock
+    room:Path=ROOT / "settings.ini",
 ): # holds the turn
     "Tests that measure time wait until the others are done with what they run, and the others for them."
     how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-    with open(ROOT / "setup.py") as gate, open(__file__) as room:
+    with open(gate) as gate, open(room) as room:
         fcntl.flock(gate, how)  # who waits for the room to itself keeps newcomers out
         fcntl.flock(room, how)
         fcntl.flock(gate, fcntl.LOCK_UN)
