@@ -275,20 +275,27 @@ def names_used(tree):
 
 
 def functions_nobody_calls(house):
-    "called: exported functions are called in a notebook or a test, themselves or by what is called there."
-    parts = defaultdict(set)  # a definition's name -> the names that its code uses
+    "called: a notebook or test calls every exported function, itself or by what it calls of the same module."
+    parts = defaultdict(set)  # (module, name of a definition) -> the names that its code uses
     for s in house.exported():
         for node in s.tree.body:
-            for name in names_bound(node): parts[name] |= set(names_used(node)) - {name}
-    new = {name for s in house.everything() if not s.exported and s.runs for name in names_used(s.tree)}
-    used = set()
-    while new:
-        used |= new
-        new = {name for user in new for name in parts.get(user, ())} - used
+            for name in names_bound(node): parts[s.module, name] |= set(names_used(node)) - {name}
+    direct = {name for s in house.everything() if not s.exported and s.runs for name in names_used(s.tree)}
+    used = {module: reached(direct, module, parts) for module in house.rooms}
     for s in house.exported():
         for node in s.tree.body:
             if not isinstance(node, DEFINITIONS) or node.name not in house.public[s.module]: continue
-            if node.name not in used: yield s.at(node.lineno), f"no notebook and no test calls `{node.name}`"
+            if node.name in used[s.module]: continue
+            yield s.at(node.lineno), f"no notebook and no test calls `{node.name}`"
+
+
+def reached(names, module, parts):
+    "Names that some names lead to within a module."
+    new, found = set(names), set()
+    while new:
+        found |= new
+        new = {part for name in new for part in parts.get((module, name), ())} - found
+    return found
 
 
 def taken_from_package(node, module):
