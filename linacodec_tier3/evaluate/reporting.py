@@ -43,7 +43,8 @@ class Verdict:
     @property
     def target(self): # as in "≥ 1 s, ≤ 2 s"
         bounds = (("≥", self.least), ("≤", self.most))
-        return ", ".join(f"{sign} {bound:,.10g}{self.unit}" for sign, bound in bounds if math.isfinite(bound))
+        shown = lambda bound: f"{round(bound, 3):,.10g}{self.unit}"
+        return ", ".join(f"{sign} {shown(bound)}" for sign, bound in bounds if math.isfinite(bound))
 
     def __str__(self): # for people
         digits = ".2f" if abs(self.value) < 100 else ".0f"
