@@ -25,9 +25,6 @@ from .objectives import numbered_spelling_loss, reading_loss, worn
 from .recipe import matrices, read_checkpoint, write_checkpoint
 from .speech import TRAINED
 
-# %% ../../nbs/train/06_words.ipynb #c50f185d
-_log = logging.getLogger(__name__)
-
 # %% ../../nbs/train/06_words.ipynb #4ec8b76c
 def orthogonal(
     g:torch.Tensor, # (matrices, rows, columns)
@@ -367,6 +364,7 @@ def train_and_leave(
     leave("100-mean", mean=True)
 
 # %% ../../nbs/train/06_words.ipynb #a4e2cc4a
+_log = logging.getLogger(__name__)
 # minutes of each voice
 SPEECH = dict(joe=215., hibari=185.) | dict.fromkeys(TRAINED[2:], 10.) | dict.fromkeys(OTHERS, .6)
 
