@@ -408,7 +408,7 @@ class PositionConv(nn.Module):
         self.spectrum = spectrum.permute(3, 0, 2, 1).resolve_conj().contiguous()  # (bins, groups, in, out)
 
     def by_spectra(self, x): # (batch, frames, dim) -> same shape
-        (kernel,), (b, n, c), groups = self.conv.kernel_size, x.shape, self.conv.groups
+        (kernel,), n, groups = self.conv.kernel_size, x.shape[1], self.conv.groups
         blocks = F.pad(x.float(), (0, 0, kernel // 2, kernel + -n % kernel)).unfold(1, 2 * kernel, kernel)
         spectra = torch.fft.rfft(blocks).unflatten(2, (groups, -1)).permute(4, 2, 0, 1, 3)
         y = (spectra.flatten(2, 3) @ self.spectrum).unflatten(2, spectra.shape[2:4]).permute(2, 3, 1, 4, 0)
