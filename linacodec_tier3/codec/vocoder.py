@@ -363,7 +363,6 @@ class Vocoder(nn.Module):
     def forward(self,
         mel:torch.Tensor, # (batch, frames, bins)
         lengths:list[int], # frames of each
-        start:int=0, # not used: where in an utterance the first frame is
     ) -> list[torch.Tensor]: # of each its audio, (samples,) float32 at 48 kHz
         "The audio of each spectrogram."
         mask = length_mask(lengths, mel.device)
