@@ -1,4 +1,4 @@
-"What is imported when: the worker brings nothing of workshop or test bench, and a name costs nothing until it is used."
+"The worker imports no room that it does not need, and a name of the package costs nothing until it is used."
 import json, statistics, subprocess, sys
 
 import pytest
@@ -7,8 +7,8 @@ import linacodec_tier3
 
 NAMES = ("LinaCodec", "Client", "speak", "LocalEndpoint", "register_engine")
 LIMIT_MS = 50
-HEAVY = {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "numpy", "pydantic", "requests", "runpod", "safetensors",
-         "soundfile", "soxr", "torch"}
+HEAVY = {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "numpy", "pydantic", "requests", "runpod",
+         "safetensors", "soundfile", "soxr", "torch"}
 ROOMS = ("linacodec_tier3.local", "linacodec_tier3.train", "linacodec_tier3.evaluate")
 NOT_NEEDED = { # what the use of a name leaves alone
     "LinaCodec": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "requests", "runpod"},
@@ -38,7 +38,7 @@ def test_the_worker_imports_neither_local_nor_train_nor_evaluate():
     assert "runpod" in modules and not inside(ROOMS, modules)
 
 
-def test_the_worker_imports_none_of_them_as_a_program_either(): # it ends when the SDK would begin
+def test_nor_does_it_as_a_program(): # which ends here where the SDK would begin
     code = """
 import os, runpod, runpy
 os.environ["CODEC"] = "none"

@@ -132,7 +132,7 @@ class EndpointSettings:
     endpoint_id:str = "local" # the name in its URLs: letters, digits, - and _
     host:str = "127.0.0.1" # a loopback address
     port:int = 0 # 0: any free one
-    api_key:str|None = field(default=None, repr=False) # what clients must send as `Authorization: Bearer …`
+    api_key:str|None = field(default=None, repr=False) # what clients must send as bearer token; None: nothing
     workers:int = 1 # how many worker processes
     command:Sequence[str]|None = None # what a worker is; None: `DEFAULT_COMMAND`
     env:dict[str, str]|None = field(default=None, repr=False) # additions to the workers' environment

@@ -22,6 +22,18 @@ def _kill_group(pid):
     try: os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError: pass
 
+# %% ../../nbs/local/01_process.ipynb #321f8d06
+def _read(pipe, on_line):
+    with pipe as out:
+        for line in iter(lambda: out.readline(8192), b""): on_line(line.decode(errors="replace").rstrip())
+
+def _wait(worker, reader, on_exit):
+    code = worker._popen.wait()
+    _kill_group(worker.pid)
+    with worker._guard as guard: guard.kill()
+    reader.join(5)
+    on_exit(code)
+
 # %% ../../nbs/local/01_process.ipynb #630c2c5e
 class WorkerProcess:
     "A child process in its own group, its output read line by line, its end reported."
@@ -52,18 +64,6 @@ class WorkerProcess:
     def join(self, timeout:float|None = None): # seconds
         "Wait until the process has gone and its end was reported."
         self._waiter.join(timeout)
-
-# %% ../../nbs/local/01_process.ipynb #321f8d06
-def _read(pipe, on_line):
-    with pipe as out:
-        for line in iter(lambda: out.readline(8192), b""): on_line(line.decode(errors="replace").rstrip())
-
-def _wait(worker, reader, on_exit):
-    code = worker._popen.wait()
-    _kill_group(worker.pid)
-    with worker._guard as guard: guard.kill()
-    reader.join(5)
-    on_exit(code)
 
 # %% ../../nbs/local/01_process.ipynb #f49f570e
 _DEFAULTS = {"RUNPOD_LOG_LEVEL": "INFO", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true", "PYTHONUNBUFFERED": "1"}
