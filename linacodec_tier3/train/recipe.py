@@ -22,7 +22,7 @@ from ..codec.layers import length_mask
 from ..codec.mel_decoder import log_mel
 from ..codec.model import LISTENING_RATE, Core, MelFrontend, Network, Settings
 from ..codec.model import built, mel_frames, padding, vocoder_from
-from ..codec.resample import resample
+from ..codec.resample import sinc_resample
 from ..codec.seeded import NANO, Spec, write_configs
 from ..weights.files import VOCODER, publish
 from ..config import resolve_device
@@ -78,7 +78,7 @@ def batch_of(
     pad = lambda x: F.pad(torch.from_numpy(x), (padding(len(x), RATE, arch, s.downsample_factor),) * 2)
     audio = [u.audio[:len(u.audio) // token * token] for u in utterances]
     joined = lambda waves: pad_sequence(waves, batch_first=True).to(net.device)
-    at_16k = lambda waves: resample(joined(waves), RATE, LISTENING_RATE)
+    at_16k = lambda waves: sinc_resample(joined(waves), RATE, LISTENING_RATE)
     counts = [len(x) // token for x in audio]
     return Batch(
         content=at_16k([pad(x / loudest(x)) for x in audio]), tokens=counts,
@@ -100,7 +100,7 @@ def decoder_inputs(
     voiced = [arch.frames(n) for n in b.speaker_samples]
     features, keep = net.speaker_frontend(b.speaker)[:, :max(voiced)], length_mask(voiced, content.device)
     voice = core.global_encoder(features, keep)
-    return core.mel_prenet(content, keep=length_mask(b.tokens, content.device)), voice
+    return core.mel_prenet(content, mask=length_mask(b.tokens, content.device)), voice
 
 def true_mel(
     b:Batch, # of audio at the level to be made
@@ -151,7 +151,7 @@ def vocoded(
 ) -> tuple[torch.Tensor, torch.Tensor]: # made and true, (batch, samples) at 48 kHz
     "The vocoder's audio beside the true one."
     made = torch.stack(net.vocoder(some.mel, [some.mel.shape[1]] * len(some.mel)))
-    true = resample(some.audio, RATE, 2 * RATE)
+    true = sinc_resample(some.audio, RATE, 2 * RATE)
     return tuple(x[:, 2 * edge:true.shape[1] - 2 * edge] for x in (made, true))
 
 def sound_loss(
@@ -159,7 +159,7 @@ def sound_loss(
     true:torch.Tensor, # same shape
 ) -> tuple[torch.Tensor, dict, torch.Tensor, torch.Tensor]: # what to make small; its parts; both at 24 kHz
     "Spectra close to the true ones."
-    made_24, true_24 = (resample(x, 2 * RATE, RATE) for x in (made, true))
+    made_24, true_24 = (sinc_resample(x, 2 * RATE, RATE) for x in (made, true))
     mel, stft = mel_loss(made_24, true_24), stft_loss(made, true)
     return 4 * mel + 2 * stft, dict(mel=mel, stft=stft), made_24, true_24
 
