@@ -46,7 +46,7 @@ check: $(READY) ## in seconds: house rules, clean notebooks, a package that is w
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_clean
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_export
 
-test: $(READY) ## every notebook's tests and tests/
+test: $(READY) ## every notebook's tests and tests/, side by side; JOBS=1 for one after another
 	@$(PYTEST)
 
 slow: $(SLOW) ## the same, with what is flagged slow
