@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'Finding', 'todos', 'file_findings', 'volume_finding', 'devices', 'device_finding', 'backend_finding',
-           'hub_finding', 'engine_finding', 'engine_findings', 'Plan', 'planned', 'weight_findings', 'codec_finding',
-           'examine', 'verdict']
+           'hub_finding', 'engine_finding', 'engine_findings', 'CodecPlan', 'planned', 'weight_findings',
+           'codec_finding', 'examine', 'verdict']
 
 # %% ../nbs/12_doctor.ipynb #fcee7c7a
 import importlib.util, os, shutil
@@ -157,7 +157,7 @@ def engine_findings(
 
 # %% ../nbs/12_doctor.ipynb #cc2fda98
 @dataclass(frozen=True)
-class Plan:
+class CodecPlan:
     "The codec that a worker started now would take."
     name:str # for people; "" if no codec is wanted
     source:str="" # hub repository or folder
@@ -170,21 +170,22 @@ def planned(
     cfg:Config, # settings
     source:str|None=None, # hub repository or folder; None: as configured
     revision:str|None=None, # commit, tag or branch; None: as configured
-) -> Plan: # which need not be there
+) -> CodecPlan: # which need not be there
     "What `codec.choice` would decide, or whatever else is asked for."
     whose = "published" if source or revision else chosen(cfg)
-    if whose == "none": return Plan("", why="CODEC=none")
+    if whose == "none": return CodecPlan("", why="CODEC=none")
     if whose == "nano":
         stands_in = cfg.codec == "auto"
         why = "as the published weights are neither here nor to be fetched now" if stands_in else ""
-        return Plan(NANO, NANO, "main", why, stands_in)
+        return CodecPlan(NANO, NANO, "main", why, stands_in)
     asked, at = which(source, revision, cfg)
     replaceable = not source and cfg.codec == "auto" and not named(cfg) and bundled().is_dir()
-    return Plan(asked if Path(asked).is_dir() else f"{asked} at {at}", asked, at, replaceable=replaceable)
+    name = asked if Path(asked).is_dir() else f"{asked} at {at}"
+    return CodecPlan(name, asked, at, replaceable=replaceable)
 
 # %% ../nbs/12_doctor.ipynb #81ceef6a
 def weight_findings(
-    plan:Plan, # which codec
+    plan:CodecPlan, # which codec
     cfg:Config, # names the folders
 ) -> list[Finding]: # one a file, and one for published weights that another codec stands in for
     "What there is of a codec's weights."
@@ -198,7 +199,7 @@ def weight_findings(
     return found + [Finding("published weights", False, absent, REMEDY, needed=False)]
 
 def codec_finding(
-    plan:Plan, # which codec
+    plan:CodecPlan, # which codec
     parts:list[Finding], # what it depends on
 ) -> Finding: # not `ok` if any of that is bad
     "Whether the codec can be used, in one line."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAVLM', 'WEIGHT_FILES', 'HUB_FILES', 'VOCODER', 'COMPACT', 'REMEDY', 'AGAIN', 'IDLE_S', 'is_compact', 'WeightsError',
            'one_line', 'some', 'damaged', 'write_tensors', 'read_tensors', 'unpacked', 'read_pickle', 'publish',
-           'writers', 'sweep', 'tidy', 'acquired', 'workroom', 'digest', 'converted', 'read_yaml', 'tensors_of',
+           'writers', 'sweep', 'tidy', 'acquired', 'workroom', 'digest', 'converted', 'read_yaml', 'file_tensors',
            'Weights', 'misfits', 'assign', 'Expected', 'fault', 'unreadable']
 
 # %% ../../nbs/weights/00_files.ipynb #3a3c696f
@@ -257,7 +257,7 @@ def read_yaml(
     return content
 
 # %% ../../nbs/weights/00_files.ipynb #99f322b0
-def tensors_of(
+def file_tensors(
     path:Path, # safetensors or a pickle
     home:Path, # folder for converted files
     keep:Callable|None=None, # name -> whether to read it; None: all
@@ -296,9 +296,9 @@ class Weights:
     def tensors(self,
         name:str, # one of `files`
         keep:Callable|None=None, # name -> whether to read it; None: all
-    ) -> tuple[dict,dict]: # as `tensors_of` gives them; raises `WeightsError`
+    ) -> tuple[dict,dict]: # as `file_tensors` gives them; raises `WeightsError`
         "A file's tensors, and the `config` beside them."
-        return tensors_of(self.path(name), self.home, keep)
+        return file_tensors(self.path(name), self.home, keep)
 
 # %% ../../nbs/weights/00_files.ipynb #e1efc84b
 def misfits(
