@@ -50,6 +50,7 @@ class CodecInfo(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid")
     name:str
     revision:str
+    fingerprint:Annotated[str, _doc("of the weights that decode: equal ones decode each other's tokens")]
 
 # %% ../nbs/06_contract.ipynb #6c395461
 class TokenPartial(TypedDict):
@@ -68,7 +69,7 @@ class TokenPartial(TypedDict):
     text_span:Span
     duration:Seconds
     generate_time_ms:Annotated[Milliseconds, _doc("time in the engine")]
-    codec:Annotated[CodecInfo, _doc("what made the tokens: name and revision")]
+    codec:Annotated[CodecInfo, _doc("what made the tokens: name, revision, and the fingerprint of the weights that decode them")]
     token_encoding:NotRequired[Encoding]
 
 # %% ../nbs/06_contract.ipynb #ffc278e7
@@ -86,7 +87,7 @@ class AudioPartial(TypedDict):
     duration:Seconds
     part:NotRequired[Annotated[int, _doc("1-based, where a chunk had to be split to stay under the limit", ge=1)]]
     parts:NotRequired[Annotated[int, _doc("how many partials the chunk became", ge=2)]]
-    codec:NotRequired[Annotated[CodecInfo, _doc("what the audio went through, if it did: name and revision")]]
+    codec:NotRequired[Annotated[CodecInfo, _doc("what the audio went through, if it did: name, revision, fingerprint")]]
 
 # %% ../nbs/06_contract.ipynb #7c87e4ae
 class Recovered(TypedDict):

@@ -401,7 +401,7 @@ def _chunk_event(s, seconds, tokens):
               generate_ms=1000 * s.generate_s, audio_seconds=s.seconds, **gpu_memory())
 
 def _info(s, seconds): return ChunkInfo(s.number, (s.chunk.start, s.chunk.end), 1000 * s.generate_s, 1000 * seconds)
-def _which(codec): return dict(name=codec.name, revision=codec.revision)
+def _which(codec): return dict(name=codec.name, revision=codec.revision, fingerprint=codec.fingerprint)
 
 # %% ../nbs/08_generators.ipynb #68fe83a8
 def audio_stage(

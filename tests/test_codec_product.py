@@ -132,7 +132,8 @@ def test_every_chunk_is_an_event_with_the_monitoring_fields(product):
 def test_health_names_the_codec_that_is_loaded(product):
     [about] = answered(product.endpoint, action="health").output
     assert about["health"]["linacodec"] and about["health"]["output_formats"] == list(contract.FORMATS)
-    assert about["health"]["codec"] == dict(codec="auto", backend="native", dtype="float32", encode_dtype="float32", state="loaded", name=product.codec.name, revision=product.codec.revision, device="cpu")
+    assert about["health"]["codec"] == dict(codec="auto", backend="native", dtype="float32", encode_dtype="float32", state="loaded", name=product.codec.name, revision=product.codec.revision,
+                                            fingerprint=product.codec.fingerprint, device="cpu")
 
 
 def test_a_worker_that_decodes_in_bfloat16_makes_the_same_tokens_and_is_warm_before_the_first_job(product, weights, tokens):

@@ -24,6 +24,7 @@ class Codec(Protocol):
     "What the pipeline needs of a codec; safe to use from several threads."
     name:str # goes into every partial
     revision:str # of its weights
+    fingerprint:str # of the weights that decode, 16 hexadecimal digits; equal ones decode each other's tokens
     sample_rate:int # Hz of what it decodes to
     frame_rate:float # tokens for a second of audio; what is left of a second is dropped
     device:Any # where it computes; as text "cpu", "cuda:0", …
@@ -238,7 +239,7 @@ def codec_state() -> dict: # JSON: backend, numbers, state; name and revision, o
     cfg, codec, problem = get_config(), _seat.codec, codec_problem()
     how = "loaded" if codec else "unavailable" if problem else "not loaded yet"
     state = dict(codec=cfg.codec, backend=cfg.linacodec_backend, **numbers_of(cfg), state=how)
-    if codec: return state | dict(name=codec.name, revision=codec.revision, device=str(codec.device))
+    if codec: return state | dict(name=codec.name, revision=codec.revision, fingerprint=codec.fingerprint, device=str(codec.device))
     return state | dict(weights=NANO if cfg.codec == "nano" else cfg.linacodec_weights) | (dict(reason=problem) if problem else {})
 
 # %% ../../nbs/codec/14_choice.ipynb #57810295

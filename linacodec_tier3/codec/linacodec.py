@@ -433,6 +433,8 @@ class Pretrained:
             for part in trunks(parts): in_ten_bits(part, word == "tf32")
 
     @property
+    def fingerprint(self) -> str: return self.network.fingerprint # of the weights that decode
+    @property
     def device(self) -> torch.device: return self.network.device # where it runs
     @property
     def dtype(self) -> torch.dtype: return self.network.vocoder_dtype # what it decodes with

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 import numpy as np, torch, yaml
-from .model import CONTENT_LAYERS, LISTENING_RATE, UNUSED, with_batch_statistics
+from .model import (CONTENT_LAYERS, LISTENING_RATE, UNUSED, decoding_fingerprint,
+                                         with_batch_statistics)
 from .linacodec import checked, listed
 from .wavlm import MODELS, architecture, unused_by_speech_encoder
 from ..weights.files import WAVLM, Weights, WeightsError, assign, one_line
@@ -136,6 +137,7 @@ class UpstreamLinaCodec:
         device:str="cpu", # "cpu" or "cuda"
     ):
         self.name, self.revision, self.device = weights.name, weights.revision, torch.device(device)
+        self.fingerprint = decoding_fingerprint(weights)
         self.model = without_dropout(load_main(weights)).to(device)
         self.vocoder = without_dropout(load_vocoder(weights)).to(device)
         self._one_at_a_time = threading.Lock()
