@@ -475,6 +475,21 @@ def test_the_hub_library_takes_a_cut_off_file_for_whole(hub, tmp_path):
     assert by_the_library(hub, tmp_path, local_files_only=True) == found == by_the_library(hub, tmp_path)
 
 
+def test_the_hub_library_takes_a_copy_with_files_missing(hub, tmp_path):
+    copy = tmp_path / "models--some--codec/snapshots" / commit_of(hub.files)
+    copy.mkdir(parents=True)
+    (copy / "config.yaml").write_bytes(hub.files["config.yaml"])
+    local = dict(local_files_only=True, allow_patterns=list(HUB_FILES))
+    assert by_the_library(hub, tmp_path, revision=copy.name, **local) == copy
+
+
+def test_the_hub_library_finds_nothing_without_a_branch(hub, tmp_path):
+    found = by_the_library(hub, tmp_path)
+    shutil.rmtree(found.parent.parent / "refs")
+    with pytest.raises(FileNotFoundError, match="Cannot find an appropriate cached snapshot folder"):
+        by_the_library(hub, tmp_path, local_files_only=True)
+
+
 def test_the_hub_library_leaves_what_a_killed_one_was_fetching(hub, tmp_path):
     hub.hold = "model.safetensors"
     how = f"endpoint={hub.url!r}, cache_dir={str(tmp_path)!r}"
@@ -500,6 +515,19 @@ def test_the_hub_library_leaves_files_in_the_page_cache(hub, tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", synced.append)
     by_the_library(hub, tmp_path)
     assert not synced
+
+
+def test_published_files_are_on_the_disk(volume, hub, monkeypatch):
+    synced, fsync = [], os.fsync
+    told = commit_of(hub.files), {name: Expected(len(content)) for name, content in hub.files.items()}
+    def arrives(repo, commit, name, expected, room):
+        (room / "file").write_bytes(hub.files[name])
+        return room / "file"
+    monkeypatch.setattr(store, "hub_listing", lambda *_: told)
+    monkeypatch.setattr(store, "hub_file", arrives)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(fsync(fd)))
+    store.fill_folder("some/codec", "main", volume.cfg)
+    assert len(synced) == len(HUB_FILES) + 2, "files, listing and pin"
 
 
 def test_no_beginning_where_there_is_no_room(volume, hub, published, monkeypatch):
