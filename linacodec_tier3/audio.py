@@ -18,7 +18,8 @@ def level_db(
     audio:np.ndarray, # mono float32, shape (n,)
 ) -> float: # dB relative to full scale; -120 for silence or nothing
     "The root-mean-square level of a sound."
-    return float(10 * np.log10(max(np.mean(np.square(audio, dtype=np.float64)), 1e-12))) if len(audio) else -120.
+    if not len(audio): return -120.
+    return float(10 * np.log10(max(np.mean(np.square(audio, dtype=np.float64)), 1e-12)))
 
 def largest_step(
     audio:np.ndarray, # mono float32, shape (n,)
