@@ -3,7 +3,7 @@
     python .ci/streams.py record FILE     # in one
     python .ci/streams.py compare FILE    # in the other
 
-The worker runs behind the local endpoint with the package's own codec on the CPU, and is asked over plain HTTP
+The worker runs behind the local endpoint with the package's own codec on the CPU and is asked over plain HTTP
 for streams and batches of fixed seeds in every format. Times and what a later version adds are left out;
 everything else must be equal.
 """
@@ -71,7 +71,8 @@ def without_serial(
         whole = hashlib.sha256(data).hexdigest()
         for m in some: m[key] = f"{len(base64.b64decode(m[key]))} bytes of {whole}"
     for m in said:
-        if isinstance(m, dict) and m.get("format") == "ogg_opus" and "manifest" in m: del m["manifest"]["crc32"]
+        is_opus = isinstance(m, dict) and m.get("format") == "ogg_opus"
+        if is_opus and "manifest" in m: del m["manifest"]["crc32"]
     return said
 
 
