@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np, torch
 from torch.nn.utils.rnn import pad_sequence
 from .layers import fused, on_device, length_mask, send
-from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames,
+from .model import (FRONTEND_RATE, PRECISIONS, Network, load_network, mel_frames,
                                          padding, prepare)
 from .resample import resample
 from ..weights.files import locate
@@ -146,7 +146,7 @@ def steps_of(
     s, arch, at = net.core.settings, net.content_frontend.arch, lambda n, old, new: -(-n * new // old)
     before = [at(n, rate, s.sample_rate) for n in lengths]
     pads = [padding(n, s.sample_rate, arch, s.downsample_factor) for n in before]
-    after = [at(n + 2 * p, s.sample_rate, LISTENING_RATE) for n, p in zip(before, pads)]
+    after = [at(n + 2 * p, s.sample_rate, FRONTEND_RATE) for n, p in zip(before, pads)]
     return before, pads, after
 
 # %% ../../nbs/codec/11_linacodec.ipynb #708eb7fa
@@ -161,7 +161,7 @@ def heard(
     x = _resampled(audio, lengths, rate, before, s.sample_rate)
     x = _shifted(x / (x.abs().amax(1, keepdim=True) + 1e-8), pads)
     padded = [n + 2 * p for n, p in zip(before, pads)]
-    return _resampled(x, padded, s.sample_rate, after, LISTENING_RATE), after
+    return _resampled(x, padded, s.sample_rate, after, FRONTEND_RATE), after
 
 def _resampled(x, lengths, rate, after, wanted): # filters ring beyond an end; silence is put there again
     if rate == wanted: return x[:, :max(lengths)]
@@ -184,7 +184,7 @@ def through(
 ) -> torch.Tensor: # features (batch, frames, channels)
     "What an ear makes of a batch."
     arch, frames = ear.arch, [ear.arch.frames(n) for n in lengths]
-    per_second = LISTENING_RATE / arch.hop
+    per_second = FRONTEND_RATE / arch.hop
     cut = lambda n: segments(n, max(1, round(segment_s * per_second)), round(CONTEXT_S * per_second))
     if len(cut(max(frames))) == 1: return ear(waves, lengths, mask)
     def piece(w, take): # one segment of one wave
@@ -442,7 +442,7 @@ class Pretrained:
     def encode_dtype(self) -> torch.dtype: return self.network.core.dtype # what it encodes with
     @property
     def frame_rate(self) -> float: # tokens a second
-        return LISTENING_RATE / self.network.content_frontend.arch.hop / self.network.core.settings.downsample_factor
+        return FRONTEND_RATE / self.network.content_frontend.arch.hop / self.network.core.settings.downsample_factor
 
 # %% ../../nbs/codec/11_linacodec.ipynb #e77dec74
 class Loadable(Pretrained):

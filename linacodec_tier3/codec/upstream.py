@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 import numpy as np, torch, yaml
-from .model import (CONTENT_LAYERS, LISTENING_RATE, UNUSED, decoding_fingerprint,
+from .model import (CONTENT_LAYERS, FRONTEND_RATE, UNUSED, decoding_fingerprint,
                                          with_batch_statistics)
 from .linacodec import checked, listed
 from .wavlm import MODELS, architecture, unused_by_speech_encoder
@@ -161,7 +161,7 @@ class UpstreamLinaCodec:
 
     @property
     def frame_rate(self) -> float: # tokens a second
-        return LISTENING_RATE / self.model.ssl_feature_extractor.hop_size / self.model.downsample_factor
+        return FRONTEND_RATE / self.model.ssl_feature_extractor.hop_size / self.model.downsample_factor
 
     def encode(self,
         audio:Any, # (n,) floating-point array or tensor of any level, or a list of them

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from ..codec.layers import length_mask
 from ..codec.mel_decoder import log_mel
-from ..codec.model import LISTENING_RATE, Core, MelFrontend, Network, Settings, built, mel_frames, padding, vocoder_from
+from ..codec.model import FRONTEND_RATE, Core, MelFrontend, Network, Settings, built, mel_frames, padding, vocoder_from
 from ..codec.resample import resample
 from ..codec.seeded import NANO, Spec, write_configs
 from ..weights.files import VOCODER, publish
@@ -66,16 +66,16 @@ def batch_of(
 ) -> Batch: # on the network's device
     "A batch, padded as inference pads."
     s, arch = net.core.settings, net.content_frontend.arch
-    token = arch.hop * s.downsample_factor * RATE // LISTENING_RATE
+    token = arch.hop * s.downsample_factor * RATE // FRONTEND_RATE
     loudest = lambda x: np.abs(x).max() + 1e-8
     pad = lambda x: F.pad(torch.from_numpy(x), (padding(len(x), RATE, arch, s.downsample_factor),) * 2)
     audio = [u.audio[:len(u.audio) // token * token] for u in utterances]
     joined = lambda waves: pad_sequence(waves, batch_first=True).to(net.device)
-    hears = lambda waves: resample(joined(waves), RATE, LISTENING_RATE)
+    hears = lambda waves: resample(joined(waves), RATE, FRONTEND_RATE)
     counts = [len(x) // token for x in audio]
     return Batch(
         heard=hears([pad(x / loudest(x)) for x in audio]), tokens=counts,
-        voice=hears([torch.from_numpy(x / loudest(x)) for x in samples]), voice_samples=[math.ceil(len(x) * LISTENING_RATE / RATE) for x in samples],
+        voice=hears([torch.from_numpy(x / loudest(x)) for x in samples]), voice_samples=[math.ceil(len(x) * FRONTEND_RATE / RATE) for x in samples],
         audio=joined([pad(x * (HEADROOM / loudest(v))) for x, v in zip(audio, samples)]),
         frames=[mel_frames(n, s, arch) for n in counts], phonemes=[u.phonemes for u in utterances])
 
