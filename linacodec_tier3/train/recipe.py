@@ -20,7 +20,7 @@ from ..codec.layers import length_mask
 from ..codec.mel_decoder import log_mel
 from ..codec.model import FRONTEND_RATE, Core, MelFrontend, Network, Settings, built, mel_frames, padding, vocoder_from
 from ..codec.resample import resample
-from ..codec.seeded import NANO, Spec, write_configs
+from ..codec.configurations import NANO_SPEC, Spec, write_configs
 from ..weights.files import VOCODER, publish
 from ..config import resolve_device
 from .objectives import (LEAST, Discriminators, Speller, adversarial_loss, discriminator_loss, feature_loss, mel_distance, mel_loss, stft_loss)
@@ -212,7 +212,7 @@ class Training:
         recipe:Recipe, # all of the numbers
         corpus:Corpus, # what is shown
         folder:Path, # for the checkpoint; made if it is not there
-        spec:Spec=NANO, # of the codec
+        spec:Spec=NANO_SPEC, # of the codec
         device:str="auto", # where to train
         half:bool=True, # matrix products in bfloat16
     ): # raises `ValueError` where the folder holds a checkpoint of another recipe
