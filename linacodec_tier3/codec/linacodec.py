@@ -22,7 +22,7 @@ from .batches import (
 from .layers import length_mask, on_device
 from .model import (
     FRONTEND_RATE, PRECISIONS, Network, load_network, mel_frames, padding, patch_to, prepare)
-from .resample import resample
+from .resample import sinc_resample
 from ..weights.files import locate
 from ..config import encoding_dtype, resolve_device
 
@@ -55,7 +55,7 @@ def resampled(
 
 def _to_rate(x, lengths, rate, after, wanted): # filters ring beyond an end; silence is put there again
     if rate == wanted: return x[:, :max(lengths)]
-    y, keep = resample(x[:, :max(lengths)], rate, wanted), length_mask(after, x.device)
+    y, keep = sinc_resample(x[:, :max(lengths)], rate, wanted), length_mask(after, x.device)
     return y if keep is None else y * keep
 
 def _shifted(x, pads): # row i with pads[i] zeros before it, and room for as many after the longest

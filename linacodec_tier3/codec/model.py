@@ -17,7 +17,7 @@ import torch, torch.nn.functional as F
 from torch import nn
 from .layers import fused, on_device, length_mask, to_dtype
 from .fsq import FiniteScalarQuantizer
-from .speaker_encoder import GlobalEncoder
+from .speaker_encoder import SpeakerEncoder
 from .mel_decoder import PostNet, decode_mel, mel_filters
 from .transformer import Transformer
 from .vocoder import ISTFTHead, UpSamplerBlock, Vocoder, VocosBackbone
@@ -105,11 +105,11 @@ class Core(nn.Module):
         parts:dict, # the file's `init_args`
     ):
         super().__init__()
-        part = lambda cls, name: built(cls, parts.get(name), f"config.yaml, {name}")
+        part = lambda cls, name, **also: built(cls, parts.get(name), f"config.yaml, {name}", **also)
         self.settings = s
         self.local_encoder = part(Transformer, "local_encoder")
         self.local_quantizer = part(FiniteScalarQuantizer, "local_quantizer")
-        self.global_encoder = part(GlobalEncoder, "global_encoder")
+        self.global_encoder = part(SpeakerEncoder, "global_encoder", GlobalEncoder=True)
         self.mel_prenet = part(Transformer, "mel_prenet")
         self.mel_decoder = part(Transformer, "mel_decoder")
         self.mel_postnet = part(PostNet, "mel_postnet")
@@ -152,9 +152,9 @@ def latents(self,
     mask:torch.Tensor|None=None, # (batch, frames) from `layers.length_mask`, where it has been made already
 ) -> torch.Tensor: # (batch, tokens, channels), for the quantiser
     "What is said, before it is rounded."
-    keep, s = length_mask(counts, features.device) if mask is None else mask, self.settings
-    if s.normalize_ssl_features: features = standardised(features, counts, keep)
-    x = self.local_encoder(features.to(self.dtype), keep=keep).mT
+    s, mask = self.settings, length_mask(counts, features.device) if mask is None else mask
+    if s.normalize_ssl_features: features = standardised(features, counts, mask)
+    x = self.local_encoder(features.to(self.dtype), mask=mask).mT
     if self.conv_downsample: x = self.conv_downsample(x)
     elif s.downsample_factor > 1: x = F.avg_pool1d(x, s.downsample_factor)
     return x.mT
@@ -199,7 +199,7 @@ def mel(self,
     counts = counts or [len(t) for t in tokens]
     if not torch.is_tensor(tokens): tokens = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
     content = self.local_quantizer.decode(tokens).to(dtype_of(self.mel_prenet))
-    content = self.mel_prenet(content, keep=length_mask(counts, content.device))
+    content = self.mel_prenet(content, mask=length_mask(counts, content.device))
     return self.spectrogram(content, voices.to(content.dtype), counts, frames)
 
 # %% ../../nbs/codec/09_model.ipynb #c828f6a2
