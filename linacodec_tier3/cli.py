@@ -23,7 +23,8 @@ from .weights import files as weights
 from .config import ConfigError, get_config, settings_table
 from .local.endpoint import LocalEndpoint
 from .handler import health, voices
-from .codec.choice import CodecUnavailable, load_linacodec
+from .codec.choice import load_linacodec
+from .codec.protocol import CodecUnavailable
 from .contract import EMBEDDING_MODES, FORMATS, STREAMED_FORMATS, TOKEN_ENCODINGS, TOKENS, schema, wire_size
 
 # %% ../nbs/13_cli.ipynb #b469e6a3
