@@ -44,13 +44,14 @@ test: $(READY) ## every notebook's tests and tests/
 slow: $(SLOW) ## the same, with what is flagged slow
 	@$(BIN)/python -m pytest tests --slow
 
-nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=nano: go on from the one in the package
+nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
-	@$(BIN)/python -m linacodec_tier3.train.words --start="$(if $(FROM),linacodec-$(FROM),$(OUT)/nano/codec)" --out="$$RUN_OUT/words"
+	@$(BIN)/python -m linacodec_tier3.train.words --start="$(if $(FROM),$(FROM),$(OUT)/nano/codec)" --out="$$RUN_OUT/words"
 	@$(BIN)/python -m linacodec_tier3.evaluate.evaluation --choose "$$RUN_OUT"/words/codec-*
 
-nano-gpu: ## train its core on a GPU from build/nano-pack into OUT=out within NANO_LIMIT=560 seconds; needs python3 with torch, onnx and onnxruntime
-	@PYTHONPATH="$(NANO_PACK)/python" python3 -m linacodec_tier3.train.packed run --pack $(NANO_PACK) --out="$$RUN_OUT/nano-gpu" --seconds "$(NANO_LIMIT)"
+nano-gpu: ## train its core on a GPU from build/nano-pack into OUT=out within NANO_LIMIT=560 seconds, FROM=linacodec-nano or a folder; needs python3 with torch, onnx and onnxruntime
+	@PYTHONPATH="$(NANO_PACK)/python" python3 -m linacodec_tier3.train.packed run --pack $(NANO_PACK) --out="$$RUN_OUT/nano-gpu" \
+		--start="$(if $(FROM),$(FROM),linacodec-nano)" --seconds "$(NANO_LIMIT)"
 
 # Two hours on a core, most of them Kokoro's; it goes on where it was stopped.
 nano-gpu-pack: $(TRAIN) ## voices and texts for `make nano-gpu` on a machine without network, into build/nano-pack

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'mel_distance', 'magnitudes', 'stft_loss', 'mel_loss', 'PeriodDiscriminator', 'SpectrumDiscriminator',
-           'Discriminators', 'discriminator_loss', 'adversarial_loss', 'feature_loss', 'Speller', 'Reader', 'noise',
-           'worn', 'naming_loss', 'reading_loss']
+           'Discriminators', 'discriminator_loss', 'generator_loss', 'feature_loss', 'Speller', 'spelling_loss',
+           'numbered_spelling_loss', 'Reader', 'noise', 'worn', 'naming_loss', 'reading_loss']
 
 # %% ../../nbs/train/02_objectives.ipynb #322d1ab7
 import random
@@ -21,8 +21,8 @@ from ..codec.mel_decoder import mel_filters
 def mel_distance(
     made:torch.Tensor, # (batch, frames, bins) log-mel
     true:torch.Tensor, # same shape
-    keep:torch.Tensor|None=None, # from `layers.real`
-) -> tuple[torch.Tensor, torch.Tensor]: # mean absolute difference of levels, and of changes between frames, in nats
+    keep:torch.Tensor|None=None, # (batch, frames), from `layers.length_mask`; None: all frames count
+) -> tuple[torch.Tensor, torch.Tensor]: # mean absolute differences in nats: of levels, of changes
     "How far two batches of spectrograms are apart."
     keep = torch.ones(made.shape[:2], dtype=torch.bool, device=made.device) if keep is None else keep
     off = (made - true) * keep[..., None]
@@ -39,9 +39,11 @@ def magnitudes(
     x:torch.Tensor, # (batch, samples)
     n_fft:int, # samples of a transform; the hop is a quarter
 ) -> torch.Tensor: # (batch, frames, n_fft // 2 + 1)
-    "A magnitude spectrogram."
-    return torch.stft(x, n_fft, n_fft // 4, window=_window(n_fft, x.device), return_complex=True).abs().mT
+    "The magnitude spectrogram of audio."
+    window = _window(n_fft, x.device)
+    return torch.stft(x, n_fft, n_fft // 4, window=window, return_complex=True).abs().mT
 
+# %% ../../nbs/train/02_objectives.ipynb #7c307708
 def _log_distance(a, b): return (a.clamp(min=LEAST).log() - b.clamp(min=LEAST).log()).abs().mean()
 
 def stft_loss(
@@ -49,7 +51,7 @@ def stft_loss(
     true:torch.Tensor, # same shape
     sizes:tuple=(2048, 1024, 512, 256), # transforms, in samples
 ) -> torch.Tensor: # (): spectral convergence and log distance, mean over sizes
-    "Multi-resolution STFT loss."
+    "The multi-resolution STFT loss."
     pairs = [(magnitudes(made, n), magnitudes(true, n)) for n in sizes]
     return sum((a - b).norm() / (b.norm() + LEAST) + _log_distance(a, b) for a, b in pairs) / len(sizes)
 
@@ -59,9 +61,11 @@ def mel_loss(
     rate:int=24_000, # Hz
     sizes:tuple=((256, 20), (512, 40), (1024, 80), (2048, 120)), # transform and mel bins
 ) -> torch.Tensor: # (), nats
-    "Multi-resolution log-mel loss."
-    filters = lambda n, bins: mel_filters(bins, n, rate).to(made.device)
-    return sum(_log_distance(*(magnitudes(x, n) @ filters(n, bins) for x in (made, true))) for n, bins in sizes) / len(sizes)
+    "The multi-resolution log-mel loss."
+    def distance(n, bins):
+        filters = mel_filters(bins, n, rate).to(made.device)
+        return _log_distance(*(magnitudes(x, n) @ filters for x in (made, true)))
+    return sum(distance(n, bins) for n, bins in sizes) / len(sizes)
 
 # %% ../../nbs/train/02_objectives.ipynb #09d02b4d
 class PeriodDiscriminator(nn.Module):
@@ -73,10 +77,13 @@ class PeriodDiscriminator(nn.Module):
         super().__init__()
         self.period = period
         conv = lambda i, o: weight_norm(nn.Conv2d(i, o, (5, 1), (3, 1), (2, 0)))
-        self.convs, self.out = nn.ModuleList(map(conv, (1, *channels), channels)), weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0)))
+        self.convs = nn.ModuleList(map(conv, (1, *channels), channels))
+        self.out = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0)))
 
-    def folded(self, x): return F.pad(x, (0, -x.shape[-1] % self.period)).unflatten(-1, (-1, self.period))[:, None]
+    def folded(self, x): # (batch, samples) -> (batch, 1, samples / period, period)
+        return F.pad(x, (0, -x.shape[-1] % self.period)).unflatten(-1, (-1, self.period))[:, None]
 
+# %% ../../nbs/train/02_objectives.ipynb #d41c9eb8
 class SpectrumDiscriminator(nn.Module):
     "Looks at a complex spectrogram."
     def __init__(self,
@@ -86,10 +93,12 @@ class SpectrumDiscriminator(nn.Module):
         super().__init__()
         self.n_fft = n_fft
         conv = lambda i, o: weight_norm(nn.Conv2d(i, o, (5, 3), (2, 1), (2, 1)))
-        self.convs, self.out = nn.ModuleList(map(conv, (2, *channels), channels)), weight_norm(nn.Conv2d(channels[-1], 1, 3, padding=1))
+        self.convs = nn.ModuleList(map(conv, (2, *channels), channels))
+        self.out = weight_norm(nn.Conv2d(channels[-1], 1, 3, padding=1))
 
-    def folded(self, x):
-        spectrum = torch.stft(x, self.n_fft, self.n_fft // 4, window=_window(self.n_fft, x.device), return_complex=True)
+    def folded(self, x): # (batch, samples) -> (batch, 2, bins, frames): real and imaginary part
+        window = _window(self.n_fft, x.device)
+        spectrum = torch.stft(x, self.n_fft, self.n_fft // 4, window=window, return_complex=True)
         return torch.view_as_real(spectrum).permute(0, 3, 1, 2)
 
 # %% ../../nbs/train/02_objectives.ipynb #baa6ef5b
@@ -108,66 +117,77 @@ class Discriminators(nn.Module):
         "What each part sees."
         return [self.seen(part, part.folded(x)) for part in self.parts]
 
-    def seen(self, part, x):
+    def seen(self, part, x): # (batch, channels, height, width) -> features of each layer, likewise
         out = []
         for conv in part.convs: out.append(x := F.leaky_relu(conv(x), .1))
         return [*out, part.out(x)]
 
 # %% ../../nbs/train/02_objectives.ipynb #e7883177
 def discriminator_loss(
-    length_mask:list, # of recordings, from `Discriminators`
-    made:list, # of what was made
+    true:list, # what `Discriminators` see in recordings
+    made:list, # and in what was made
 ) -> torch.Tensor: # ()
     "How badly the two are told apart."
-    return sum(F.relu(1 - r[-1]).mean() + F.relu(1 + m[-1]).mean() for r, m in zip(length_mask, made)) / len(length_mask)
+    return sum(F.relu(1 - t[-1]).mean() + F.relu(1 + m[-1]).mean() for t, m in zip(true, made)) / len(true)
 
-def adversarial_loss(
-    made:list, # from `Discriminators`
+def generator_loss(
+    made:list, # what `Discriminators` see in what was made
 ) -> torch.Tensor: # ()
     "How surely what was made is recognised."
     return sum(F.relu(1 - m[-1]).mean() for m in made) / len(made)
 
 def feature_loss(
-    length_mask:list, # of recordings, from `Discriminators`
-    made:list, # of what was made from the same
-) -> torch.Tensor: # (): mean over layers, relative to the real features' size
+    true:list, # what `Discriminators` see in recordings
+    made:list, # and in what was made from the same
+) -> torch.Tensor: # (): mean over layers, relative to the size of the recordings' features
     "How differently the two look to the discriminators."
-    pairs = [(a.detach(), b) for r, m in zip(length_mask, made) for a, b in zip(r[:-1], m[:-1])]
+    pairs = [(a.detach(), b) for t, m in zip(true, made) for a, b in zip(t[:-1], m[:-1])]
     return sum((a - b).abs().mean() / (a.abs().mean() + LEAST) for a, b in pairs) / len(pairs)
 
 # %% ../../nbs/train/02_objectives.ipynb #31979d27
 class Speller(nn.Module):
-    "Phonemes from tokens."
+    "Spells phonemes from tokens."
     def __init__(self,
         alphabet:str, # every phoneme symbol there is, each once
         width:int, # channels of a token
         slots:int=4, # places for a phoneme in a token
     ):
         super().__init__()
-        self.alphabet, self.slots, self.number = alphabet, slots, {c: i + 1 for i, c in enumerate(alphabet)}
+        self.alphabet, self.slots = alphabet, slots
+        self.number = {c: i + 1 for i, c in enumerate(alphabet)}
         self.out = Linear(width, slots * (len(alphabet) + 1))
 
     def scores(self, x): # (batch, tokens, width) -> (batch, slots, symbols), logarithms of probabilities
         return self.out(x).float().unflatten(-1, (self.slots, -1)).flatten(1, 2).log_softmax(-1)
 
-    def forward(self,
-        x:torch.Tensor, # (batch, tokens, width)
-        counts:list[int], # tokens of each
-        spelt:list[str], # phonemes of each; symbols that are not in the alphabet are left out
-    ) -> torch.Tensor: # (), nats a phoneme; what has more phonemes than places counts nothing
-        "How badly they can be read."
-        target = [torch.tensor([self.number[c] for c in text if c in self.number]) for text in spelt]
-        return self.loss(x, counts, torch.cat(target), torch.tensor([len(t) for t in target]))
-
-    def loss(self, x, counts, spelt, symbols): # the same; all symbols' numbers in a row, and how many of each
-        scores = self.scores(x).transpose(0, 1)
-        places = torch.tensor([n * self.slots for n in counts])
-        return F.ctc_loss(scores, spelt.to(scores.device), places, symbols, zero_infinity=True)
-
     @torch.no_grad()
     def read(self, x): # (tokens, width) -> str: the likeliest symbols, repetitions joined
         best = self.scores(x[None])[0].argmax(-1).unique_consecutive()
         return "".join(self.alphabet[i - 1] for i in best.tolist() if i)
+
+# %% ../../nbs/train/02_objectives.ipynb #cfcb1761
+def spelling_loss(
+    speller:Speller, # that learns
+    x:torch.Tensor, # (batch, tokens, width)
+    counts:list[int], # tokens of each
+    spelt:list[str], # phonemes of each; symbols that are not in the alphabet are left out
+) -> torch.Tensor: # (), nats a phoneme; what has more phonemes than places counts nothing
+    "How badly tokens can be spelt."
+    target = [torch.tensor([speller.number[c] for c in text if c in speller.number]) for text in spelt]
+    symbols = torch.tensor([len(t) for t in target])
+    return numbered_spelling_loss(speller, x, counts, torch.cat(target), symbols)
+
+def numbered_spelling_loss(
+    speller:Speller, # that learns
+    x:torch.Tensor, # (batch, tokens, width)
+    counts:list[int], # tokens of each
+    spelt:torch.Tensor, # (all symbols,) int64: their numbers, one item after the other
+    symbols:torch.Tensor, # (batch,) int64: symbols of each
+) -> torch.Tensor: # (), nats a phoneme; what has more phonemes than places counts nothing
+    "The same, with phonemes as the speller numbers them."
+    scores = speller.scores(x).transpose(0, 1)
+    places = torch.tensor([n * speller.slots for n in counts])
+    return F.ctc_loss(scores, spelt.to(scores.device), places, symbols, zero_infinity=True)
 
 # %% ../../nbs/train/02_objectives.ipynb #2982d815
 class Reader(nn.Module):
@@ -184,8 +204,8 @@ class Reader(nn.Module):
 
     def forward(self,
         mel:torch.Tensor, # (batch, frames, bins), nats
-    ) -> tuple[torch.Tensor, list]: # scores (batch, frames, symbols), and what each layer sees, (batch, frames, channels)
-        "What is being said."
+    ) -> tuple[torch.Tensor, list]: # scores (batch, frames, symbols); of each layer (batch, frames, channels)
+        "What is being said in each frame."
         x, seen = self.trunk.norm(self.trunk.embed((mel.mT + 4) / 3).mT), []
         for block in self.trunk.convnext: seen.append(x := block(x))
         return self.out(self.trunk.final_layer_norm(x)), seen
@@ -208,6 +228,7 @@ def worn(
     elif kind < .3: mel = F.avg_pool1d(mel, 7, 1, 3, count_include_pad=False)
     return mel + torch.randn(len(mel), 1, 1, device=mel.device) * .3 + noise(mel, .6)
 
+# %% ../../nbs/train/02_objectives.ipynb #5fd86941
 def naming_loss(
     scores:torch.Tensor, # (batch, frames, symbols), from a `Reader`
     labels:torch.Tensor, # (batch, frames) integers
@@ -220,10 +241,11 @@ def reading_loss(
     made:torch.Tensor, # (batch, frames, bins)
     true:torch.Tensor, # same shape
     labels:torch.Tensor, # (batch, frames) integers
-) -> tuple[torch.Tensor, torch.Tensor]: # how differently the two look to it, relative to the true one; how badly the made one is named
-    "What a reader thinks of what was made; both are heard through the same noise."
+) -> tuple[torch.Tensor, torch.Tensor]: # how differently they look to it, relatively; their `naming_loss`
+    "What a reader thinks of what was made; both are seen through the same noise."
     veil = noise(true)
     with torch.no_grad(): _, right = reader(true + veil)
     scores, seen = reader(made + veil)
-    off = [(r.float() - s.float()).abs().mean() / (r.float().abs().mean() + 1e-6) for r, s in zip(right, seen)]
+    size = lambda x: x.float().abs().mean() + 1e-6
+    off = [(r.float() - s.float()).abs().mean() / size(r) for r, s in zip(right, seen)]
     return sum(off) / len(off), naming_loss(scores, labels)

