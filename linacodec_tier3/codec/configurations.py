@@ -70,8 +70,7 @@ _NUMBERS = dict(
     mel_upsample_factor=8, use_conv_downsample=True, mel_interpolation_mode="linear", sample_rate=24_000,
     n_fft=1024, hop_length=256, n_mels=100, padding="center")
 
-def _frontend(**arguments):
-    return part("module.ssl_extractor.SSLFeatureExtractor", sample_rate=24_000, **arguments)
+def _frontend(**arguments): return part("module.ssl_extractor.SSLFeatureExtractor", **arguments)
 
 def _quantizer(dim, output_dim=None): # 12,800 codes
     sizes = dict(input_dim=dim, output_dim=output_dim or dim, levels=[8, 8, 8, 5, 5])
@@ -86,28 +85,29 @@ def _postnet(bins, channels, kernel):
     return part("module.postnet.PostNet", **sizes, use_layer_norm=True)
 
 # %% ../../nbs/codec/10_configurations.ipynb #8fe7ed8e
-_narrow = dict(n_heads=3, multiple_of=64, **ROPE)  # three heads of 64 channels
+_narrow = dict(multiple_of=64, **ROPE)  # with three heads of 64 channels
 _told = dict(adanorm_condition_dim=128, use_adaln_zero=True)  # each layer is told the voice
 
 NANO_SPEC = Spec(
     model=dict(
         config=_NUMBERS | dict(local_ssl_layers=[1], global_ssl_layers=[1]), feature_decoder=None,
-        ssl_feature_extractor=_frontend(model_name="log_mel"),
-        local_encoder=transformer(dim=192, n_layers=3, window_size=65, input_dim=80, **_narrow),
+        ssl_feature_extractor=_frontend(model_name="log_mel", sample_rate=24_000),
+        local_encoder=transformer(dim=192, n_layers=3, n_heads=3, window_size=65, input_dim=80, **_narrow),
         local_quantizer=_quantizer(192),
         global_encoder=_speaker(80, 3, 128, 384),
-        mel_prenet=transformer(dim=192, n_layers=4, window_size=31, **_narrow),
-        mel_decoder=transformer(dim=192, output_dim=100, n_layers=3, window_size=65, **_narrow, **_told),
+        mel_prenet=transformer(dim=192, n_layers=4, n_heads=3, window_size=31, **_narrow),
+        mel_decoder=transformer(
+            dim=192, output_dim=100, n_layers=3, n_heads=3, window_size=65, multiple_of=64, **_told, **ROPE),
         mel_postnet=_postnet(100, 96, 5)),
     wavlm=None,
     vocoder=vocos(100, 192, 512, 6, factors=(2,), kernels=(8,), high=(1024, 256)))
 
 # %% ../../nbs/codec/10_configurations.ipynb #e53fc65d
 STRIDES = tuple((kernel, stride) for _, kernel, stride in CONVS)
-_wavlm = dict(  # what DPHuBERT saves beside the sizes
-    encoder_projection_dropout=.1, encoder_num_buckets=320, encoder_max_distance=800,
-    encoder_attention_dropout=.1, encoder_ff_interm_dropout=0., encoder_dropout=.1, encoder_layer_drop=.05,
-    encoder_layer_norm_first=False, aux_num_out=None, normalize_waveform=False)
+_attention = dict(encoder_num_buckets=320, encoder_max_distance=800, encoder_attention_dropout=.1)
+_training = dict(  # what DPHuBERT saves beside the sizes, and inference has no use for
+    encoder_ff_interm_dropout=0., encoder_dropout=.1, encoder_layer_norm_first=False, encoder_layer_drop=.05,
+    aux_num_out=None, normalize_waveform=False)
 
 def pruned_wavlm(
     dim:int, # channels
@@ -123,22 +123,23 @@ def pruned_wavlm(
     convs = [[c, *ks] for c, ks in zip(channels, STRIDES)]
     return dict(
         extractor_mode="group_norm", extractor_conv_layer_config=convs, extractor_conv_bias=False,
-        encoder_embed_dim=dim, encoder_pos_conv_kernel=pos_kernel, encoder_pos_conv_groups=pos_groups,
-        encoder_num_layers=len(heads), encoder_use_attention=[bool(h) for h in heads],
-        encoder_use_feed_forward=[h > 0 for h in hidden], encoder_total_num_heads=[of] * len(heads),
-        encoder_remaining_heads=heads, encoder_ff_interm_features=hidden, **_wavlm) | changes
+        encoder_embed_dim=dim, encoder_projection_dropout=.1, encoder_pos_conv_kernel=pos_kernel,
+        encoder_pos_conv_groups=pos_groups, encoder_num_layers=len(heads),
+        encoder_use_attention=[bool(h) for h in heads], encoder_use_feed_forward=[h > 0 for h in hidden],
+        encoder_total_num_heads=[of] * len(heads), encoder_remaining_heads=heads, **_attention,
+        encoder_ff_interm_features=hidden, **_training) | changes
 
 # %% ../../nbs/codec/10_configurations.ipynb #92edb72d
 PUBLISHED_SPEC = Spec(
     model=dict(
         config=_NUMBERS, feature_decoder=None,
-        ssl_feature_extractor=_frontend(model_name="wavlm_base_plus", output_layer=9),
+        ssl_feature_extractor=_frontend(model_name="wavlm_base_plus", output_layer=9, sample_rate=24_000),
         local_encoder=transformer(dim=768, n_layers=6, n_heads=12, window_size=125, **ROPE),
         local_quantizer=_quantizer(768),
         global_encoder=_speaker(768, 4, 384, 1152),
         mel_prenet=transformer(dim=768, output_dim=512, n_layers=6, n_heads=12, window_size=31, **ROPE),
         mel_decoder=transformer(
-            dim=512, output_dim=100, n_layers=6, n_heads=8, window_size=65, **ROPE, **_told),
+            dim=512, output_dim=100, n_layers=6, n_heads=8, window_size=65, **_told, **ROPE),
         mel_postnet=_postnet(100, 256, 7)),
     wavlm=pruned_wavlm(
         768, 12,
@@ -151,8 +152,9 @@ PUBLISHED_SPEC = Spec(
 
 # %% ../../nbs/codec/10_configurations.ipynb #bbc216e3
 _small_wavlm = dict(
-    extractor_mode="group_norm", extractor_conv_bias=False,
+    extractor_mode="group_norm",
     extractor_conv_layer_config=[[c, *ks] for c, ks in zip((16, 16, 24, 24, 24, 24, 32), STRIDES)],
+    extractor_conv_bias=False,
     encoder_embed_dim=48, encoder_pos_conv_kernel=16, encoder_pos_conv_groups=4, encoder_num_layers=3,
     encoder_num_heads=4, encoder_ff_interm_features=96, encoder_layer_norm_first=False,
     encoder_num_buckets=320, encoder_max_distance=800)
@@ -162,13 +164,13 @@ TINY_SPEC = Spec(
     model=dict(
         config=_NUMBERS | dict(n_mels=40), feature_decoder=None,
         ssl_feature_extractor=_frontend(
-            model_name="wavlm_base_plus", output_layer=3, architecture=_small_wavlm),
+            model_name="wavlm_base_plus", output_layer=3, sample_rate=24_000, architecture=_small_wavlm),
         local_encoder=transformer(dim=64, n_layers=2, n_heads=4, window_size=25, **ROPE),
         local_quantizer=_quantizer(64, 48),
         global_encoder=_speaker(48, 2, 32, 80),
         mel_prenet=transformer(dim=48, output_dim=32, n_layers=2, n_heads=4, window_size=7, **ROPE),
         mel_decoder=transformer(
-            dim=32, output_dim=40, n_layers=2, n_heads=2, window_size=13, **ROPE, **_told),
+            dim=32, output_dim=40, n_layers=2, n_heads=2, window_size=13, **_told, **ROPE),
         mel_postnet=_postnet(40, 24, 7)),
     wavlm=pruned_wavlm(
         64, 4,
