@@ -16,7 +16,8 @@ from importlib.util import find_spec
 import numpy as np
 from ..config import Config, encoding_dtype, get_config, resolve_device
 from .protocol import Codec, CodecUnavailable, device_fault, free_memory
-from ..weights.files import HUB_FILES, NANO, WeightsError, as_folder, bundled, locate
+from ..weights.files import HUB_FILES, WeightsError
+from ..weights.store import NANO, as_folder, bundled, locate
 
 # %% ../../nbs/codec/14_choice.ipynb #94fd06f8
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from .layers import length_mask, on_device
 from .model import (
     FRONTEND_RATE, PRECISIONS, Network, load_network, mel_frames, padding, patch_to, prepare)
 from .resample import sinc_resample
-from ..weights.files import locate
+from ..weights.store import locate
 from ..config import encoding_dtype, resolve_device
 
 # %% ../../nbs/codec/12_linacodec.ipynb #ef7a3d00

@@ -16,7 +16,8 @@ from .batches import checked, listed
 from .model import (
     CONTENT_LAYERS, FRONTEND_RATE, UNUSED, decoding_fingerprint, patch_to, with_batch_statistics)
 from .wavlm import MODELS, architecture, unused_by_speech_encoder
-from ..weights.files import WAVLM, Weights, WeightsError, assign, locate, one_line
+from ..weights.files import WAVLM, Weights, WeightsError, assign, one_line
+from ..weights.store import locate
 from ..config import ConfigError, resolve_device
 
 # %% ../../nbs/codec/15_upstream.ipynb #5e0400f8

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from ..codec.model import load_network
-from ..weights.files import locate, publish
+from ..weights.files import publish
+from ..weights.store import locate
 from ..config import resolve_device
 from .aligned import Features, features, hibari_speaks, in_turn, joe_speaks, letters_of
 from .aligned import lines_of, sentence_seconds, speaker, spoken_lines, voice_network
