@@ -13,7 +13,7 @@ from typing import Any, Iterable, Iterator
 import numpy as np, requests
 from requests.adapters import HTTPAdapter, Retry
 from .audio import FILES, PCM, decode_file, from_base64, from_pcm
-from .weights.files import NANO
+from .weights.store import NANO
 from .contract import FINAL_STATES, TOKENS, Numbering, payload, unpack_tokens
 
 # %% ../nbs/11_client.ipynb #b45c64f7

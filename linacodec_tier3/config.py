@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTIAL_LIMIT', 'RESULT_LIMIT', 'SYNC_RESULT_LIMIT', 'DTYPES', 'ConfigError', 'number', 'one_of', 'path', 'setting',
            'cache_folder', 'encoding_dtype', 'Config', 'read_config', 'settings_table', 'export_caches',
-           'export_allocator', 'get_config', 'cached_model', 'resolve_device']
+           'export_allocator', 'get_config', 'resolve_device']
 
 # %% ../nbs/01_config.ipynb #0fb221ac
 import logging, os, sys
@@ -166,15 +166,6 @@ def get_config() -> Config: # raises `ConfigError`
     export_caches(cfg)
     export_allocator()
     return cfg
-
-# %% ../nbs/01_config.ipynb #1c288e61
-def cached_model(
-    repo:str, # hub repository, "owner/name"
-    cfg:Config, # names the volume
-) -> Path|None: # the newest snapshot's folder, or None when RunPod holds none
-    "Where RunPod's own model cache keeps a repository (`huggingface-cache/hub/models--owner--name/snapshots/<hash>`)."
-    snapshots = (cfg.volume_dir / "huggingface-cache/hub" / f"models--{repo.replace('/', '--')}" / "snapshots").glob("*/")
-    return max(snapshots, key=lambda p: p.stat().st_mtime, default=None)
 
 # %% ../nbs/01_config.ipynb #26dfb855
 @cache

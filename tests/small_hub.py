@@ -21,6 +21,16 @@ def sibling(
     return {"rfilename": name, "size": len(content), "blobId": blob} | ({} if name.endswith(".yaml") else large)
 
 
+def entry(
+    name:str, # of a file
+    content:bytes, # in it
+) -> dict: # as the hub's API lists it in a commit's tree
+    "A file's entry in the tree, with the same hashes."
+    told = sibling(name, content)
+    large = {"lfs": {"oid": told["lfs"]["sha256"], "size": len(content), "pointerSize": 134}} if "lfs" in told else {}
+    return {"type": "file", "path": name, "size": len(content), "oid": told["blobId"]} | large
+
+
 @dataclass
 class SmallHub:
     "One repository with one branch, and any other files; a context manager."
@@ -71,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             if found[1] not in ("main", commit): return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
             listing = {"id": hub.repo, "sha": commit, "siblings": [sibling(*f) for f in hub.files.items()]}
             return self._send(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+        if re.fullmatch(f"/api/models/{hub.repo}/tree/({commit}|main)", path):
+            return self._send(200, json.dumps([entry(*f) for f in hub.files.items()]).encode(), {"Content-Type": "application/json"})
         if found := re.fullmatch(f"/{hub.repo}/resolve/({commit}|main)/(.+)", path): name, content = found[2], hub.files.get(found[2])
         else: name, content = path[1:], hub.others.get(path[1:])
         if content is None: return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})

@@ -9,7 +9,8 @@ from linacodec_tier3.audio import decode_file, level_db
 from linacodec_tier3.cli import TEXT
 from linacodec_tier3.client import StreamError, pieces
 from linacodec_tier3.codec import LinaCodec
-from linacodec_tier3.weights.files import COMPACT, NANO, bundled
+from linacodec_tier3.weights.files import COMPACT
+from linacodec_tier3.weights.store import NANO, bundled
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from linacodec_tier3.evaluate.card import checksums
 from support import PARAGRAPH, answered, heard, nowhere, with_weights

@@ -1,14 +1,17 @@
 "Whatever happens while weights are fetched or read: whole files, or one line that says what is wrong and what to do."
-import hashlib, io, json, os, shutil, signal, socket, subprocess, sys, time
+import errno, hashlib, io, json, os, shutil, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import snapshot_download
 from safetensors.torch import save
 
-from linacodec_tier3.codec import weights
-from linacodec_tier3.weights.files import FILES, HUB_FILES, WAVLM, WeightsError, assign
+from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.config import read_config
+from linacodec_tier3.doctor import file_findings
+from linacodec_tier3.weights import store
+from linacodec_tier3.weights.files import HUB_FILES, WAVLM, WEIGHT_FILES, Expected, WeightsError, acquired, assign, workroom
 
 from small_hub import SmallHub, commit_of
 from support import wait_until
@@ -21,12 +24,12 @@ def no_locks(self, *args, **kw): # but the hub library's own
     return acquire(self, *args, **kw)
 if "NO_LOCKS" in os.environ: filelock.FileLock.acquire = no_locks
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
-from linacodec_tier3.codec import weights
+from linacodec_tier3.weights import files, store
 url, size, sha256, call = sys.argv[1:]
-weights.WAVLM_URL, weights.WAVLM_EXPECTED = url, weights.Expected(int(size), sha256)
-try: found = getattr(weights, call)()
-except weights.WeightsError as e: sys.exit(f"WeightsError: {e}")
-print(json.dumps({"revision": found.revision, "files": {name: str(found.path(name)) for name in weights.FILES}}))
+store.WAVLM_URL, store.WAVLM_EXPECTED = url, files.Expected(int(size), sha256)
+try: found = getattr(store, call)()
+except files.WeightsError as e: sys.exit(f"WeightsError: {e}")
+print(json.dumps({"revision": found.revision, "files": {name: str(found.path(name)) for name in files.WEIGHT_FILES}}))
 """
 
 
@@ -65,7 +68,8 @@ class Volume:
         wavlm:bytes, # what torchaudio publishes
     ):
         keep = {k: v for k, v in os.environ.items() if k not in ("CODEC_HOME", "HF_HOME", "TORCH_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE")}
-        self.env = keep | {"VOLUME_DIR": str(root), "LINACODEC_WEIGHTS": "some/codec", "HF_ENDPOINT": url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        self.env = keep | {"VOLUME_DIR": str(root), "CODEC": "auto", "LINACODEC_WEIGHTS": "some/codec", "HF_ENDPOINT": url,
+                           "HF_HUB_DISABLE_TELEMETRY": "1"}
         self.root, self.cfg, self.logs = root, read_config(self.env), []
         self.wavlm = [f"{url}/{WAVLM}", str(len(wavlm)), hashlib.sha256(wavlm).hexdigest()]
 
@@ -85,12 +89,12 @@ class Volume:
         published, # name -> bytes
     ) -> list:
         "Files that a reader would find and that are not whole."
-        places = weights.places("some/codec", "main", self.cfg)
+        places = store.places("some/codec", "main", self.cfg)
         return [name for name, (path, _) in places.items() if path.exists() and path.read_bytes() != published[name]]
 
     def leftovers(self) -> list:
         "Everything that is neither a file of the codec, nor a listing, a pin, a converted file or a lock."
-        known = {*FILES, "listing.json", "main", ".lock"}
+        known = {*WEIGHT_FILES, "listing.json", "main", ".lock"}
         files = [p for p in self.root.rglob("*") if p.is_file() and "converted" not in p.parts]
         return [str(p) for p in files if p.name not in {Path(k).name for k in known}] + [str(p) for p in self.root.rglob(".work-*")]
 
@@ -100,7 +104,7 @@ def volume(tmp_path, hub, published, monkeypatch): # a `Volume`
     "An empty volume on a machine that reaches the hub."
     (tmp_path / "volume").mkdir()
     made = Volume(tmp_path / "volume", hub.url, published[WAVLM])
-    monkeypatch.setattr(weights, "WAVLM_EXPECTED", weights.Expected(int(made.wavlm[1]), made.wavlm[2]))
+    monkeypatch.setattr(store, "WAVLM_EXPECTED", Expected(int(made.wavlm[1]), made.wavlm[2]))
     return made
 
 
@@ -113,7 +117,7 @@ def whole(
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, volume.said(process)
     found = json.loads(out)
-    for name in FILES: assert Path(found["files"][name]).read_bytes() == published[name], name
+    for name in WEIGHT_FILES: assert Path(found["files"][name]).read_bytes() == published[name], name
     return found
 
 
@@ -131,7 +135,7 @@ def failed(
 def test_filled_and_used_without_a_network(volume, hub, published):
     found = whole(volume.start("prefetch"), volume, published)
     assert found["revision"] == commit_of(hub.files)
-    assert sorted(hub.gets) == sorted(FILES), "each file once"
+    assert sorted(hub.gets) == sorted(WEIGHT_FILES), "each file once"
     assert len(list((volume.cfg.codec_home / "converted").iterdir())) == 3
     volume.env |= {"HF_HUB_OFFLINE": "1"}
     assert whole(volume.start(), volume, published) == found
@@ -154,7 +158,7 @@ def test_two_at_once(volume, hub, published):
     hub.go.set()
     while any(p.poll() is None for p in pair): assert volume.halves(published) == []
     assert [whole(p, volume, published)["revision"] for p in pair] == [commit_of(hub.files)] * 2
-    assert sorted(hub.gets) == sorted(FILES) and volume.leftovers() == []
+    assert sorted(hub.gets) == sorted(WEIGHT_FILES) and volume.leftovers() == []
 
 
 def test_two_at_once_where_there_are_no_locks(volume, hub, published):
@@ -190,13 +194,29 @@ def test_killed_alone_and_read_meanwhile(volume, hub, published):
     hub.hold = "wavlm_encoder.pth"
     alone = volume.start()
     assert hub.half.wait(30)
-    with pytest.raises(WeightsError, match="wavlm_encoder.pth missing"): weights.locate(cfg=volume.cfg, fetch=False)
+    with pytest.raises(WeightsError, match="wavlm_encoder.pth missing"): store.locate(cfg=volume.cfg, fetch=False)
     alone.kill()
     alone.wait()
     assert volume.leftovers() != []
     hub.go.set()
     whole(volume.start(), volume, published)
     assert volume.leftovers() == []
+
+
+def test_a_second_one_waits_and_without_locks_work_goes_on(tmp_path):
+    order = []
+    def second():
+        with workroom(tmp_path, "write another"): order.append("second")
+    with workroom(tmp_path, "write"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    class NoLocks:
+        def acquire(self, timeout): raise OSError(errno.ENOLCK, "No locks available")
+    with acquired(NoLocks(), tmp_path, "write") as held: assert held is None
 
 
 def test_leftovers_on_a_full_volume(volume, published):
@@ -220,7 +240,7 @@ def test_converting_at_once(volume, published):
 def test_connection_that_breaks_and_comes_back(volume, hub, published):
     hub.cut = {"model.safetensors": 1, WAVLM: 1}
     whole(volume.start(), volume, published)
-    assert hub.gets.count("model.safetensors") == hub.gets.count(WAVLM) == 2 and len(hub.gets) == len(FILES) + 2
+    assert hub.gets.count("model.safetensors") == hub.gets.count(WAVLM) == 2 and len(hub.gets) == len(WEIGHT_FILES) + 2
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", WAVLM])
@@ -261,7 +281,7 @@ def test_server_that_never_answers(volume):
         volume.env |= {"HF_ENDPOINT": f"http://127.0.0.1:{deaf.getsockname()[1]}"}
         start = time.monotonic()
         line = failed(volume.start(), volume)
-    assert time.monotonic() - start < 3 * weights.TIMEOUT_S and "config.yaml missing" in line
+    assert time.monotonic() - start < 3 * store.TIMEOUT_S and "config.yaml missing" in line
 
 
 def damage(
@@ -295,18 +315,18 @@ def read_all(
     found, # a `Weights`
 ) -> dict: # name -> tensors or mapping
     "What loading the codec reads."
-    return {name: found.yaml(name) if name.endswith("yaml") else found.tensors(name)[0] for name in FILES}
+    return {name: found.yaml(name) if name.endswith("yaml") else found.tensors(name)[0] for name in WEIGHT_FILES}
 
 
 @pytest.mark.parametrize("how", ["cut off", "emptied", "overwritten", "removed"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WEIGHT_FILES)
 def test_damaged_in_a_folder(folder, cfg, name, how):
     damage(folder / name, how)
-    with pytest.raises(WeightsError) as error: read_all(weights.locate(folder, cfg, fetch=False))
+    with pytest.raises(WeightsError) as error: read_all(store.locate(folder, cfg, fetch=False))
     line = str(error.value)
     assert name in line and "\n" not in line and len(line) < 500
     assert not list(cfg.codec_home.glob(".work-*"))
-    bad = [f.what for f in weights.file_findings(str(folder), "main", cfg) if not f.ok]
+    bad = [f.what for f in file_findings(str(folder), "main", cfg) if not f.ok]
     assert bad == [name]
 
 
@@ -314,12 +334,12 @@ def test_damaged_in_a_folder(folder, cfg, name, how):
 def test_damaged_in_the_store(volume, hub, published, name):
     found = whole(volume.start(), volume, published)
     damage(Path(found["files"][name]), "cut off")
-    assert [f.what for f in weights.file_findings("some/codec", "main", volume.cfg) if not f.ok] == [name]
-    with pytest.raises(WeightsError, match=f"{name}:? .* bytes instead of"): weights.locate("some/codec", volume.cfg, fetch=False)
+    assert [f.what for f in file_findings("some/codec", "main", volume.cfg) if not f.ok] == [name]
+    with pytest.raises(WeightsError, match=f"{name}:? .* bytes instead of"): store.locate("some/codec", volume.cfg, fetch=False)
     whole(volume.start(), volume, published)
     damage(Path(found["files"][name]), "overwritten")
     whole(volume.start("prefetch"), volume, published)
-    assert hub.gets.count(name) == 3 and len(hub.gets) == len(FILES) + 2
+    assert hub.gets.count(name) == 3 and len(hub.gets) == len(WEIGHT_FILES) + 2
 
 
 def test_one_bit_in_a_pickle(folder, cfg):
@@ -327,16 +347,16 @@ def test_one_bit_in_a_pickle(folder, cfg):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match="pytorch_model.bin: damaged .the checksum of"): read_all(weights.locate(folder, cfg))
+    with pytest.raises(WeightsError, match="pytorch_model.bin: damaged .the checksum of"): read_all(store.locate(folder, cfg))
 
 
 @pytest.mark.parametrize("name, other, said", [
     ("wavlm_encoder.pth", "vocoder/pytorch_model.bin", "another file, it holds no 'config'"), ("wavlm_encoder.pth", WAVLM, "another file, it holds no 'config'"),
     ("model.safetensors", WAVLM, "damaged"), (WAVLM, "model.safetensors", "damaged"), ("config.yaml", "model.safetensors", "damaged")])
 def test_swapped(folder, cfg, name, other, said):
-    read_all(weights.locate(folder, cfg))
+    read_all(store.locate(folder, cfg))
     shutil.copy(folder / other, folder / name)
-    with pytest.raises(WeightsError) as error: read_all(weights.locate(folder, cfg))
+    with pytest.raises(WeightsError) as error: read_all(store.locate(folder, cfg))
     assert f"{folder / name}: {said}" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -344,7 +364,7 @@ def test_swapped(folder, cfg, name, other, said):
     (dict(outs=32), "2 tensors of another shape: weight (64×512 instead of 32×512), bias (64 instead of 32)"),
     (dict(bias=False), "1 tensor unexpected: bias"), (dict(more="norm"), "1 tensor missing: norm"), (dict(name="other"), "2 tensors unexpected")])
 def test_wrong_shapes(folder, cfg, change, said):
-    found = weights.locate(folder, cfg)
+    found = store.locate(folder, cfg)
     tensors = {k.removeprefix("up."): t for k, t in found.tensors("model.safetensors")[0].items()}
     if "name" in change: tensors = {f"{change['name']}.{k}": t for k, t in tensors.items()}
     with torch.device("meta"):
@@ -356,14 +376,14 @@ def test_wrong_shapes(folder, cfg, change, said):
 
 
 def test_changed_source_is_converted_anew(folder, cfg):
-    found = weights.locate(folder, cfg)
+    found = store.locate(folder, cfg)
     first = found.tensors(WAVLM)[0]["layers.3.weight"].clone()
     torch.save({f"layers.{i}.weight": first + 1 for i in range(12)}, folder / WAVLM)
     assert torch.equal(found.tensors(WAVLM)[0]["layers.3.weight"], first + 1)
 
 
 def test_converted_once_and_only_what_is_wanted_read(folder, cfg, monkeypatch):
-    found = weights.locate(folder, cfg)
+    found = store.locate(folder, cfg)
     found.tensors(WAVLM)
     monkeypatch.setattr(torch, "load", None)
     assert set(found.tensors(WAVLM, keep=lambda name: name < "layers.2")[0]) == {f"layers.{i}.weight" for i in (0, 1, 10, 11)}
@@ -371,7 +391,7 @@ def test_converted_once_and_only_what_is_wanted_read(folder, cfg, monkeypatch):
 
 def test_folder_that_cannot_be_written(folder, cfg, tmp_path, caplog):
     (tmp_path / "codec").write_text("a file where a folder should be")
-    found = weights.locate(folder, cfg)
+    found = store.locate(folder, cfg)
     for _ in range(2): assert found.tensors("wavlm_encoder.pth")[1] == {"layers": 2}
     assert sum("not writable" in r.message for r in caplog.records) == 1
 
@@ -383,6 +403,83 @@ def test_runpods_copy(volume, hub, published):
         (copy / name).write_bytes(content)
     found = whole(volume.start(), volume, published)
     assert found["revision"] == copy.name and found["files"]["config.yaml"] == str(copy / "config.yaml") and hub.gets == [WAVLM]
+
+
+def test_runpods_copy_that_is_not_whole_is_not_taken(volume, hub, published):
+    snapshots = volume.root / "huggingface-cache/hub/models--some--codec/snapshots"
+    for commit, lacking in ((commit_of(hub.files), "model.safetensors"), ("0ld" * 13 + "0", "")):
+        for name, content in hub.files.items():
+            blob = snapshots.parent / "blobs" / f"{commit}-{Path(name).name}-{len(name)}"
+            for path in (blob, snapshots / commit / name): path.parent.mkdir(parents=True, exist_ok=True)
+            if name != lacking: blob.write_bytes(content)
+            (snapshots / commit / name).symlink_to(blob)
+    (snapshots.parent / "refs").mkdir()
+    (snapshots.parent / "refs/main").write_text(commit_of(hub.files))
+    found = whole(volume.start(), volume, published)
+    assert found["files"]["config.yaml"].startswith(str(volume.cfg.codec_home)) and "model.safetensors" in hub.gets
+    (snapshots.parent / "refs/main").write_text("0ld" * 13 + "0")
+    shutil.rmtree(volume.cfg.codec_home)
+    found = whole(volume.start(), volume, published)
+    assert found["revision"] == "0ld" * 13 + "0" and hub.gets.count("model.safetensors") == 1
+
+
+# What `huggingface_hub` does by itself. When one of these fails because it does better, the part of `weights.store` that stands
+# beside it in its table may go.
+def by_the_library(hub, folder, **more): # -> Path of the snapshot
+    return Path(snapshot_download("some/codec", endpoint=hub.url, cache_dir=folder, **more))
+
+
+def test_the_hub_library_follows_a_branch(hub, tmp_path):
+    first = by_the_library(hub, tmp_path)
+    hub.files = hub.files | {"config.yaml": b"model:\n  dim: 128\n"}
+    assert by_the_library(hub, tmp_path).name == commit_of(hub.files) != first.name
+
+
+def test_the_hub_library_takes_what_arrives_damaged(hub, tmp_path, published):
+    content = bytearray(published["model.safetensors"])
+    content[len(content) // 2] ^= 1
+    hub.served = {"model.safetensors": bytes(content)}
+    assert (by_the_library(hub, tmp_path) / "model.safetensors").read_bytes() == content
+
+
+def test_the_hub_library_takes_a_cut_off_file_for_whole(hub, tmp_path):
+    found = by_the_library(hub, tmp_path)
+    damage((found / "model.safetensors").resolve(), "cut off")
+    assert by_the_library(hub, tmp_path, local_files_only=True) == found == by_the_library(hub, tmp_path)
+
+
+def test_the_hub_library_leaves_what_a_killed_one_was_fetching(hub, tmp_path):
+    hub.hold = "model.safetensors"
+    call = f"from huggingface_hub import snapshot_download as get\nget('some/codec', endpoint={hub.url!r}, cache_dir={str(tmp_path)!r})"
+    alone = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.DEVNULL)
+    assert hub.half.wait(60)
+    alone.kill()
+    alone.wait()
+    hub.go.set()
+    by_the_library(hub, tmp_path)
+    assert list(tmp_path.rglob("*.incomplete"))
+
+
+def test_the_hub_library_only_warns_where_there_is_no_room(hub, tmp_path, monkeypatch):
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=10))
+    with pytest.warns(UserWarning, match="Not enough free disk space"): found = by_the_library(hub, tmp_path)
+    assert (found / "model.safetensors").is_file()
+
+
+def test_the_hub_library_leaves_files_in_the_page_cache(hub, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    by_the_library(hub, tmp_path)
+    assert not synced
+
+
+def test_no_beginning_where_there_is_no_room(volume, hub, published, monkeypatch):
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=10))
+    monkeypatch.setattr(store, "hub_listing", lambda *_: (commit_of(hub.files), {n: Expected(len(published[n])) for n in HUB_FILES}))
+    with pytest.raises(WeightsError, match="are to be written and 0 MB are free"): store.fill_folder("some/codec", "main", volume.cfg)
+    assert hub.gets == [] and volume.leftovers() == []
 
 
 def command(
@@ -400,6 +497,40 @@ def test_commands(volume, hub, published):
     filled = command(volume, "prefetch")
     assert filled.returncode == 0 and f"some/codec at {commit_of(hub.files)}" in filled.stdout and "some/codec: 100%" in filled.stderr
     after = command(volume, "doctor")
-    assert after.returncode == 0 and "the codec can be used" in after.stdout and after.stdout.count("ok ") >= len(FILES), after.stdout
+    assert after.returncode == 0 and "the codec can be used" in after.stdout and after.stdout.count("ok ") >= len(WEIGHT_FILES), after.stdout
     wrong = command(volume, "prefetch", "--weights", "some/other")
     assert wrong.returncode == 1 and wrong.stderr.strip().splitlines()[-1].startswith("linacodec-tier3 prefetch: some/other at main: ")
+
+
+def test_doctor_of_a_machine_as_it_comes(volume):
+    volume.env |= {"LINACODEC_WEIGHTS": "", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    said = command(volume, "doctor")
+    assert said.returncode == 0 and "BAD" not in said.stdout, said.stdout
+    last = said.stdout.strip().splitlines()[-1]
+    assert last.startswith("the codec can be used: linacodec-nano, as the published weights are neither here") and last.endswith("engine hibari speaks")
+    assert "published weights" in said.stdout and "linacodec-tier3 prefetch" in said.stdout
+    volume.env |= {"CODEC": "published"}
+    said = command(volume, "doctor")
+    last = said.stdout.strip().splitlines()[-1]
+    assert said.returncode == 1 and last.startswith("the codec cannot be used: YatharthS/LinaCodec at main, for want of config.yaml")
+    volume.env |= {"CODEC": "none"}
+    said = command(volume, "doctor")
+    assert said.returncode == 0 and said.stdout.strip().endswith("no codec is wanted, CODEC=none; engine hibari speaks")
+
+
+def test_doctor_names_an_engine_that_does_not_load(volume, tmp_path):
+    info = tmp_path / "site/bare-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bare\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[linacodec_tier3.engines]\nbare = no_such_package:Engine\n")
+    volume.env |= {"LINACODEC_WEIGHTS": "", "CODEC": "nano", "PYTHONPATH": str(info.parent)}
+    said = command(volume, "doctor")
+    assert said.returncode == 0 and "engine bare" in said.stdout and "install no_such_package, which bare needs" in said.stdout
+    volume.env |= {"DEFAULT_SERVICE": "bare"}
+    said = command(volume, "doctor")
+    assert said.returncode == 1 and said.stdout.strip().endswith("engine bare does not speak")
+
+
+def test_doctor_of_a_folder_that_is_all_there(volume, tmp_path):
+    said = command(volume, "doctor", "--weights", str(write_seeded(tmp_path / "whole")))
+    assert said.returncode == 0 and said.stdout.strip().splitlines()[-1].startswith(f"the codec can be used: {tmp_path / 'whole'}; "), said.stdout

@@ -131,13 +131,13 @@ def chosen(
     return _found(cfg) if _may_fall_back(cfg) else "published"
 
 def _may_fall_back(cfg): # whether nano may take the place of the published weights
-    from linacodec_tier3.weights.files import bundled
+    from linacodec_tier3.weights.store import bundled
     return cfg.codec == "auto" and not named(cfg) and bundled().is_dir()
 
 @cache
 def _found(cfg):
     from huggingface_hub import constants, hf_hub_url
-    from linacodec_tier3.weights.files import NANO
+    from linacodec_tier3.weights.store import NANO
     if not (missing := _published_absent(cfg, fetch=False)): return "published"
     if _fetchable(cfg) and answers(hf_hub_url(cfg.linacodec_weights, "config.yaml", revision=cfg.linacodec_revision, endpoint=constants.ENDPOINT)): return "published"
     _log.warning("CODEC=auto: the codec is %s, made in this package, because the published weights are neither here nor to be fetched now (%s)", NANO, missing)
@@ -147,7 +147,8 @@ def _found(cfg):
 BACKENDS = {"native": ("linacodec_tier3.codec", "LinaCodec"), "upstream": ("linacodec_tier3.codec.upstream", "UpstreamLinaCodec")}
 
 def _load():
-    from linacodec_tier3.weights.files import NANO, WeightsError
+    from linacodec_tier3.weights.files import WeightsError
+    from linacodec_tier3.weights.store import NANO
     cfg = get_config()
     if chosen(cfg) == "nano": return _pretrained(cfg, "native", NANO, None)
     if problem := _absent(cfg): raise CodecUnavailable(problem)
@@ -204,7 +205,7 @@ def require_linacodec() -> None: # raises `CodecUnavailable`
 
 # %% ../../nbs/codec/14_choice.ipynb #0ea5827f
 def _absent(cfg, fetch=True): # why weights are not to be had, or ""
-    from linacodec_tier3.weights.files import NANO, bundled
+    from linacodec_tier3.weights.store import NANO, bundled
     if cfg.codec == "none": return "CODEC=none on this worker"
     if cfg.codec == "nano": return "" if bundled().is_dir() else f"CODEC=nano, and this installation lacks {NANO}: install linacodec-tier3 anew"
     if _may_fall_back(cfg) and (fetch or _found(cfg) == "nano"): return ""
@@ -219,7 +220,8 @@ def _published_absent(cfg, fetch): # the same for the weights that the settings 
     return ""
 
 def _fetchable(cfg):
-    from linacodec_tier3.weights.files import HUB_FILES, WeightsError, as_folder
+    from linacodec_tier3.weights.files import HUB_FILES, WeightsError
+    from linacodec_tier3.weights.store import as_folder
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"): return False
     try: folder = as_folder(cfg.linacodec_weights)
     except WeightsError: return False
@@ -227,13 +229,13 @@ def _fetchable(cfg):
 
 @cache
 def _look(cfg): # raises `WeightsError`, which is not kept
-    from linacodec_tier3.weights.files import locate
+    from linacodec_tier3.weights.store import locate
     locate(cfg.linacodec_weights, cfg, cfg.linacodec_revision, fetch=False)
 
 # %% ../../nbs/codec/14_choice.ipynb #ef97bcb8
 def codec_state() -> dict: # JSON: backend, numbers, state; name and revision, or why there are none
     "What `action: \"health\"` says of the codec."
-    from linacodec_tier3.weights.files import NANO
+    from linacodec_tier3.weights.store import NANO
     cfg, codec, problem = get_config(), _seat.codec, codec_problem()
     how = "loaded" if codec else "unavailable" if problem else "not loaded yet"
     state = dict(codec=cfg.codec, backend=cfg.linacodec_backend, **numbers_of(cfg), state=how)

@@ -20,7 +20,7 @@ from .layers import fused, on_device, length_mask, send
 from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames,
                                          padding, prepare)
 from .resample import resample
-from ..weights.files import locate
+from ..weights.store import locate
 from ..config import encoding_dtype, resolve_device
 
 # %% ../../nbs/codec/11_linacodec.ipynb #8b4dccd9

@@ -16,7 +16,8 @@ from .model import (CONTENT_LAYERS, LISTENING_RATE, UNUSED, decoding_fingerprint
                                          with_batch_statistics)
 from .linacodec import checked, listed
 from .wavlm import MODELS, architecture, unused_by_speech_encoder
-from ..weights.files import WAVLM, Weights, WeightsError, assign, locate, one_line
+from ..weights.files import WAVLM, Weights, WeightsError, assign, one_line
+from ..weights.store import locate
 from ..config import ConfigError, resolve_device
 
 # %% ../../nbs/codec/12_upstream.ipynb #5e0400f8

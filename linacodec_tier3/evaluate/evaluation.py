@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from ..codec.linacodec import LinaCodec
-from ..weights.files import NANO
+from ..weights.store import NANO
 from .measures import Dnsmos, Recogniser, SpeakerEncoder, error_rate, log_mel_distance, pitch
 from ..train.speech import RATE, TRAINED, UNHEARD, say
 from ..train.texts import CHOICE, HELD_OUT

@@ -234,7 +234,7 @@ def run(
 ) -> dict: # the last entry of the history
     "Speech, readers and core, within some seconds."
     from linacodec_tier3.codec.model import load_network
-    from linacodec_tier3.weights.files import locate
+    from linacodec_tier3.weights.store import locate
     from linacodec_tier3.train.words import Words
     room = Path(tempfile.mkdtemp(dir=room))
     began, shards = time.time(), room / "shards"

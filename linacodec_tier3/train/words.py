@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from ..codec.model import Core, load_network
-from ..weights.files import NANO as NANO_NAME, VOCODER, locate, publish
+from ..weights.files import VOCODER, publish
+from ..weights.store import NANO as NANO_NAME, locate
 from ..config import resolve_device
 from .aligned import ALPHABET, TOKEN, fill, frames_of, read_shard
 from .objectives import Reader, Speller, mel_distance, naming_loss, reading_loss, worn
