@@ -141,6 +141,7 @@ class Request(NamedKeys):
 # %% ../../nbs/contract/00_request.ipynb #2ec85ed3
 def allowed(
     field:FieldInfo, # of a request
+    number:str="{:g}", # how a limit is written
 ) -> str: # in words
     "What a key may hold, by its type and limits."
     def find(name): return next((getattr(m, name) for m in field.metadata if hasattr(m, name)), None)
@@ -148,11 +149,11 @@ def allowed(
     if words.kind: return words.kind
     if get_origin(field.annotation) is Literal: return ", ".join(get_args(field.annotation))
     if field.annotation is bool: return "true, false"
-    if field.annotation is str:
-        return f"text of up to {find('max_length') or words.limit or 'any number of'} characters"
+    most = find("max_length") or words.limit or "any number of"
+    if field.annotation is str: return f"text of up to {most} characters"
     low, high, noun = find("ge"), find("le"), "a whole number" if field.annotation is int else "a number"
-    if low is not None and high is not None: return f"{noun} from {low:g} to {high:g}"
-    return f"{noun} as {words.limit} allows" if words.limit else noun
+    if low is None or high is None: return f"{noun} as {words.limit} allows" if words.limit else noun
+    return f"{noun} from {number.format(low)} to {number.format(high)}"
 
 # %% ../../nbs/contract/00_request.ipynb #cddce551
 def refusal(
@@ -195,11 +196,13 @@ def request_table(
     "A request's keys as a table."
     def default(f): return "–" if f.default is None else f"`{json.dumps(f.default)}`"
     def may_be(f):
-        if get_origin(f.annotation) is not Literal: return allowed(f)
-        return ", ".join(f'`"{choice}"`' for choice in get_args(f.annotation))
+        choices = get_args(f.annotation) if get_origin(f.annotation) is Literal else ()
+        if choices: return ", ".join(f'`"{choice}"`' for choice in choices)
+        limit = wording(f).limit
+        return allowed(f, "{}").replace(limit, f"`{limit}`" if limit.isupper() else limit)
     def row(key, f):
         also = ", ".join(f"`{name}`" for name in key_paths(key, f) if name != key)
-        meaning = f.description + (f"; also as {also}" if also else "")
+        meaning = (f.description or "") + (f"; also as {also}" if also else "")
         return f"| `{key}` | {may_be(f)} | {wording(f).default or default(f)} | {meaning} |"
     rows = [row(key, f) for key, f in model.model_fields.items()]
     return "\n".join(["| key | may be | default | meaning |", "|---|---|---|---|", *rows])
@@ -233,7 +236,7 @@ def request_flags(
         return dict(type=f.annotation)
     def doc(f):
         default = wording(f).default or ("" if f.default in (None, {}) else f.default)
-        text = f.description + (f"; default: {default}" if default != "" else "")
-        return text.replace("`", "").replace("%", "%%")
+        text = [f.description or "", default if default == "required" else f"default: {default}"]
+        return "; ".join(text[:1 + (default != "")]).replace("`", "").replace("%", "%%")
     kept = {key: f for key, f in model.model_fields.items() if key not in leave_out}
     return {"--" + key.replace("_", "-"): dict(help=doc(f), **options(f)) for key, f in kept.items()}
