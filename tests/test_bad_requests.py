@@ -108,7 +108,8 @@ def test_no_malformed_request_cost_speech_and_the_next_good_one_is_served(strict
 
 @pytest.mark.parametrize("body", [
     b"", b"text=hello", b'{"input": ', b"[]", b'"input"', b"{}", b'{"input": null}', b"[" * 100_000,
-    b"\xff\xfe", b'{"input": {"text": "x", "seed": ' + b"9" * 5_000 + b"}}", b'{"input": {}, "policy": {"ttl": -1}}'])
+    b"\xff\xfe", b'{"input": {"text": "x", "seed": ' + b"9" * 5_000 + b"}}",
+    b'{"input": {}, "policy": {"ttl": -1}}'])
 def test_what_is_no_request_is_refused_by_the_endpoint(strict, body):
     answer = requests.post(f"{strict.endpoint_url}/run", data=body, timeout=10)
     assert answer.status_code == 400 and "\n" not in answer.json()["error"]
