@@ -572,10 +572,9 @@ def device_assert(b):
 
 def judged(e) -> dict: # JSON
     "An error as it is seen, and what the package takes it for."
-    from linacodec_tier3 import seat
-    fault, full = getattr(seat, "device_fault", None), getattr(seat, "out_of_memory", None)
+    from linacodec_tier3.codec.protocol import device_fault
     classes = [c.__name__ for c in type(e).__mro__[:-2]]
-    return failure(e) | dict(classes=classes, device_fault=fault and fault(e), out_of_memory=full and full(e))
+    return failure(e) | dict(classes=classes, device_fault=device_fault(e))
 
 
 GRID = ((10, 1), (10, 16), (2, 1), (40, 1), (10, 4), (40, 16), (2, 16), (2, 4), (40, 4))  # seconds and items
@@ -844,7 +843,7 @@ def full_card(b) -> dict: # what is tried -> the error
 
 def ladder(b) -> dict:
     "With ever less memory left: which steps were taken, and is the result still right?"
-    from linacodec_tier3.codec.choice import SEGMENTS_S
+    from linacodec_tier3.background import SEGMENTS_S
     work = Work(b, load(b), b.size(40, 25), b.size(16, 4))
     work.do(work.codec, work.given[:1], None)
     batch_mb, _ = work.need(work.given)
@@ -887,7 +886,7 @@ class Work:
 
     def squeezed(self, leave_mb, items, segment_s) -> dict:
         "Down the ladder with so much left, and the same again with everything."
-        from linacodec_tier3.codec.choice import Ladder
+        from linacodec_tier3.background import Ladder
         steps, began = [], time.perf_counter()
         def note(item, step, error): steps.append(dict(step=step, error=failure(error)["error"][:200]))
         self.items, self.segment_s = items, segment_s

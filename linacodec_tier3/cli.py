@@ -20,7 +20,8 @@ from . import __version__
 from .audio import encode_file, level_db, picture, plot_sound
 from .chunker import buffered
 from .client import JobFailed, StreamError, batch_audio, in_order, joined, pieces
-from .codec.choice import CodecUnavailable, load_linacodec
+from .codec.choice import load_linacodec
+from .codec.protocol import CodecUnavailable
 from .config import ConfigError, get_config, settings_table
 from .contract import (
     FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, schema, wire_size)

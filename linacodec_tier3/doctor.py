@@ -12,7 +12,7 @@ import importlib.util, os, shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from .codec.choice import chosen, named
+from .codec.choice import codec_choice
 from .config import Config, ConfigError, get_config, resolve_device
 from .tts import engine_names, load_tts_model
 from .weights.files import AGAIN, REMEDY, WeightsError, fault, some, unreadable
@@ -172,14 +172,14 @@ def planned(
     revision:str|None=None, # commit, tag or branch; None: as configured
 ) -> CodecPlan: # which need not be there
     "What `codec.choice` would decide, or whatever else is asked for."
-    whose = "published" if source or revision else chosen(cfg)
+    whose = "published" if source or revision else codec_choice(cfg).whose
     if whose == "none": return CodecPlan("", why="CODEC=none")
     if whose == "nano":
         stands_in = cfg.codec == "auto"
         why = "as the published weights are neither here nor to be fetched now" if stands_in else ""
         return CodecPlan(NANO, NANO, "main", why, stands_in)
     asked, at = which(source, revision, cfg)
-    replaceable = not source and cfg.codec == "auto" and not named(cfg) and bundled().is_dir()
+    replaceable = not (source or revision) and codec_choice(cfg, look=False).whose == "auto"
     name = asked if Path(asked).is_dir() else f"{asked} at {at}"
     return CodecPlan(name, asked, at, replaceable=replaceable)
 

@@ -18,10 +18,11 @@ from runpod.serverless.utils import rp_upload
 from . import __version__
 from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config,
                                     resolve_device)
-from .generators import (Delivery, JobState, JobStopped, ResultTooLarge, available_formats,
-                                        codec_for, delivery, generate_batch_audio, generate_stream, on_loop)
-from .codec.choice import (CodecUnavailable, codec_state, device_fault, linacodec_available,
-                                          load_linacodec, require_linacodec)
+from .background import JobState, JobStopped, on_loop
+from .generators import (Delivery, ResultTooLarge, available_formats, codec_for, delivery,
+                                        generate_batch_audio, generate_stream)
+from .codec.choice import codec_state, linacodec_available, load_linacodec, require_linacodec
+from .codec.protocol import CodecUnavailable, device_fault
 from .tts import (EngineError, check_option, engine_class, engine_names, forget_engine,
                                  load_tts_model, recordings, resolve_voice, shown)
 from .contract import (STREAMED_FORMATS, TOKENS, RequestError, error_result, read_request,

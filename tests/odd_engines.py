@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 
-from linacodec_tier3.generators import log_event
+from linacodec_tier3.background import log_event
 from linacodec_tier3.codec.choice import load_linacodec
 from linacodec_tier3.tts import Option
 

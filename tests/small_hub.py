@@ -18,7 +18,8 @@ def sibling(
     "A file's entry: SHA-256 for what git LFS would take, a blob's SHA-1 otherwise."
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     large = {"lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}}
-    return {"rfilename": name, "size": len(content), "blobId": blob} | ({} if name.endswith(".yaml") else large)
+    small = {"rfilename": name, "size": len(content), "blobId": blob}
+    return small if name.endswith(".yaml") else small | large
 
 
 def entry(
@@ -27,8 +28,9 @@ def entry(
 ) -> dict: # as the hub's API lists it in a commit's tree
     "A file's entry in the tree, with the same hashes."
     told = sibling(name, content)
-    large = {"lfs": {"oid": told["lfs"]["sha256"], "size": len(content), "pointerSize": 134}} if "lfs" in told else {}
-    return {"type": "file", "path": name, "size": len(content), "oid": told["blobId"]} | large
+    small = {"type": "file", "path": name, "size": len(content), "oid": told["blobId"]}
+    if "lfs" not in told: return small
+    return small | {"lfs": {"oid": told["lfs"]["sha256"], "size": len(content), "pointerSize": 134}}
 
 
 @dataclass
@@ -51,7 +53,8 @@ class SmallHub:
     def __enter__(self):
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        how = dict(kwargs={"poll_interval": 0.05}, daemon=True)
+        threading.Thread(target=self._server.serve_forever, **how).start()
         return self
 
     def __exit__(self, *_): self.stop()
@@ -78,17 +81,19 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.down: self.close_connection = True; return
         commit = commit_of(hub.files)
         if found := re.fullmatch(f"/api/models/{hub.repo}/revision/(.+)", path):
-            if found[1] not in ("main", commit): return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+            if found[1] not in ("main", commit): return self._none("RevisionNotFound")
             listing = {"id": hub.repo, "sha": commit, "siblings": [sibling(*f) for f in hub.files.items()]}
-            return self._send(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+            return self._say(listing)
         if re.fullmatch(f"/api/models/{hub.repo}/tree/({commit}|main)", path):
-            return self._send(200, json.dumps([entry(*f) for f in hub.files.items()]).encode(), {"Content-Type": "application/json"})
-        if found := re.fullmatch(f"/{hub.repo}/resolve/({commit}|main)/(.+)", path): name, content = found[2], hub.files.get(found[2])
-        else: name, content = path[1:], hub.others.get(path[1:])
-        if content is None: return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return self._say([entry(*f) for f in hub.files.items()])
+        found = re.fullmatch(f"/{hub.repo}/resolve/({commit}|main)/(.+)", path)
+        name = found[2] if found else path[1:]
+        content = (hub.files if found else hub.others).get(name)
+        if content is None: return self._none("EntryNotFound")
         if body: hub.gets.append(name)
         content = hub.served.get(name, content)
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit, "X-Linked-Size": str(len(content))}
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit,
+                   "X-Linked-Size": str(len(content))}
         self._send_file(name, content, headers, body)
 
     def _send_file(self, name, content, headers, body):
@@ -97,8 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
         if start: headers["Content-Range"] = f"bytes {start}-{len(content)-1}/{len(content)}"
         hub, part = self.hub, content[start:]
         cut = body and hub.cut.get(name, 0) > 0
-        if not (cut or body and name == hub.hold): return self._send(206 if start else 200, part, headers, body)
-        self._head(206 if start else 200, len(part), headers)
+        status = 206 if start else 200
+        if not (cut or body and name == hub.hold): return self._send(status, part, headers, body)
+        self._head(status, len(part), headers)
         self.wfile.write(part[:len(part) // 2])
         self.wfile.flush()
         hub.half.set()
@@ -115,3 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status, content, headers, body=True):
         self._head(status, len(content), headers)
         if body: self.wfile.write(content)
+
+    def _say(self, answer): self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def _none(self, why): self._send(404, b"", {"X-Error-Code": why})

@@ -12,11 +12,16 @@ from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from linacodec_tier3.local.jobs import Job
 
-PARAGRAPH = """The harbour was quiet when the last boat came in. Nobody had expected it before morning, least of all the keeper,
-who stood at the end of the pier with a lamp in his hand and counted the strokes of the oars. There were seven of them, then
-none; the boat turned slowly, and somebody laughed. "You are late," he said. "We are early," they answered, "by eleven hours."
-So it was that the news reached the town on a Tuesday: the bridge was finished, the road was open, and the price of salt would
-fall before the week was out."""
+PARAGRAPH = (
+    "The harbour was quiet when the last boat came in. Nobody had expected it before morning, "
+    "least of all the keeper,\n"
+    "who stood at the end of the pier with a lamp in his hand and counted the strokes of the "
+    "oars. There were seven of them, then\n"
+    "none; the boat turned slowly, and somebody laughed. \"You are late,\" he said. \"We are early,\" "
+    "they answered, \"by eleven hours.\"\n"
+    "So it was that the news reached the town on a Tuesday: the bridge was finished, the road was "
+    "open, and the price of salt would\n"
+    "fall before the week was out.")
 
 
 def install_engine(
@@ -42,15 +47,19 @@ def nowhere(
     folder:Path, # empty
 ) -> dict: # environment of a worker that finds neither published weights nor a hub, whatever this machine has
     "The codec's weights are not there, and cannot be fetched."
-    return dict(CODEC="auto", CODEC_HOME=str(folder / "codec"), TORCH_HOME=str(folder), VOLUME_DIR=str(folder / "volume"), HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0",
-                LINACODEC_WEIGHTS="", LINACODEC_REVISION="", LINACODEC_BACKEND="", DEVICE="cpu")
+    places = dict(CODEC_HOME=str(folder / "codec"), TORCH_HOME=str(folder), VOLUME_DIR=str(folder / "volume"))
+    as_it_comes = dict(LINACODEC_WEIGHTS="", LINACODEC_REVISION="", LINACODEC_BACKEND="")
+    hub = dict(HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
+    return dict(CODEC="auto", DEVICE="cpu") | places | as_it_comes | hub
 
 
 def with_weights(
     folder:Path, # is filled with random weights, small enough for a test
 ) -> dict: # environment of a worker that makes tokens with them
     "The codec's weights are there."
-    return {"CODEC": "auto", "LINACODEC_WEIGHTS": str(write_seeded(folder, "tiny", seed=0)), "LINACODEC_BACKEND": "native", "CODEC_HOME": str(folder / "home"), "DEVICE": "cpu"}
+    weights = str(write_seeded(folder, "tiny", seed=0))
+    return dict(CODEC="auto", LINACODEC_WEIGHTS=weights, LINACODEC_BACKEND="native", DEVICE="cpu",
+                CODEC_HOME=str(folder / "home"))
 
 
 def wait_until(
@@ -89,7 +98,7 @@ def answered(
     endpoint:LocalEndpoint, # running
     **request, # as in the contract
 ) -> Job: # in its last state
-    "Ask and wait."
+    "Ask, and wait for the answer."
     return ended(endpoint, submit(endpoint, request))
 
 

@@ -1,4 +1,4 @@
-"Whatever happens to worker, platform or client: the audio is whole, or the client learns exactly what is not."
+"Whatever happens to worker, platform or client: the audio is whole, or the client learns what is not."
 import os, signal, time
 
 import numpy as np
@@ -15,7 +15,9 @@ GRACE_S = 2
 
 class Platform:
     "A platform that notes what it is sent and refuses what it is told to."
-    def __init__(self): self.refuse, self.sent = {}, []  # `seq` -> HTTP status, and how often; (job, seq) in order of arrival
+    def __init__(self):
+        self.refuse = {}  # `seq` -> HTTP status, and how often
+        self.sent = []  # (job, seq) in order of arrival
 
     def __call__(self, job, partial):
         self.sent.append((job, partial.get("seq")))
@@ -26,7 +28,8 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory): # two jobs at once, over a slow network
-    env = install_engine(tmp_path_factory.mktemp("site")) | dict(CONCURRENCY="2", SHUTDOWN_GRACE_S=str(GRACE_S))
+    settings = dict(CONCURRENCY="2", SHUTDOWN_GRACE_S=str(GRACE_S))
+    env = install_engine(tmp_path_factory.mktemp("site")) | settings
     with LocalEndpoint(env=env, post_delay=0.1, on_partial=Platform()) as running: yield running
 
 
@@ -36,7 +39,8 @@ def client(busy):
     return Client(busy.endpoint_url)
 
 
-def undisturbed(client, request, seed): return heard(list(stream(client, client.submit(**request | dict(seed=seed)))))
+def undisturbed(client, request, seed):
+    return heard(list(stream(client, client.submit(**request | dict(seed=seed)))))
 
 
 @pytest.mark.parametrize("service", ["hibari", "tone"])
@@ -76,7 +80,8 @@ def test_a_partial_that_the_platform_could_not_take_at_first_is_sent_again(busy,
     busy.on_partial.refuse = {1: (503, 1)}
     job = client.submit(**TONE)
     partials = list(stream(client, job))
-    assert [r.status for r in busy.job(job).refused] == [503] and [p["seq"] for p in partials] == list(range(len(partials)))
+    assert [r.status for r in busy.job(job).refused] == [503]
+    assert [p["seq"] for p in partials] == list(range(len(partials)))
 
 
 def test_partials_that_come_twice_or_out_of_order_are_heard_once_and_in_order(client):
@@ -90,7 +95,8 @@ def test_a_client_that_comes_late_and_polls_seldom_gets_everything(busy, client)
     for p in stream(client, job):
         partials.append(p)
         time.sleep(0.05)
-    assert len(partials) == len(record.sizes) > 5 and len(heard(partials)) == partials[-1]["manifest"]["samples"]
+    assert len(partials) == len(record.sizes) > 5
+    assert len(heard(partials)) == partials[-1]["manifest"]["samples"]
 
 
 def test_two_jobs_at_once_are_interleaved_and_both_whole(busy, client):
@@ -99,7 +105,8 @@ def test_two_jobs_at_once_are_interleaved_and_both_whole(busy, client):
     both = [heard(list(stream(client, job))) for job in jobs]
     turns, served = [job for job, _ in busy.on_partial.sent], [busy.job(job) for job in jobs]
     assert sum(a != b for a, b in zip(turns, turns[1:])) > 5 and len({job.worker for job in served}) == 1
-    for audio, request in zip(both, requests): assert np.array_equal(audio, undisturbed(client, request, request["seed"]))
+    for audio, request in zip(both, requests):
+        assert np.array_equal(audio, undisturbed(client, request, request["seed"]))
 
 
 def calls_after_stop(endpoint): # engine calls that began after the SDK heard of the latest cancel
@@ -108,7 +115,7 @@ def calls_after_stop(endpoint): # engine calls that began after the SDK heard of
 
 @pytest.mark.parametrize("after", [0, 0.3], ids=["while a partial is posted", "while the engine speaks"])
 def test_cancel_stops_synthesis_within_one_chunk_and_threads_end(busy, client, after):
-    ended(busy, client.submit("Hello.", output_format="pcm_24"))  # whatever a first job leaves behind for good
+    ended(busy, client.submit("Hello.", output_format="pcm_24"))  # what a first job leaves behind for good
     worker, stopped = psutil.Process(*busy.worker_pids), "\n".join(busy.logs()).count("Stopping job.")
     time.sleep(0.5)
     before = worker.num_threads()
@@ -126,7 +133,9 @@ def test_cancel_stops_synthesis_within_one_chunk_and_threads_end(busy, client, a
 
 
 def test_closing_the_audio_early_cancels_the_job(busy, client):
-    audio = speak(client, **{k: v for k, v in TONE.items() if k != "stream"} | dict(service="witness", parameters={"work_s": 0.2}))
+    request = TONE | dict(service="witness", parameters={"work_s": 0.2})
+    del request["stream"]
+    audio = speak(client, **request)
     next(audio)
     audio.close()
     assert busy.job(busy.on_partial.sent[-1][0]).status == "CANCELLED"
@@ -153,24 +162,29 @@ def test_a_job_that_cannot_ends_as_failed_saying_why_and_where(busy, client):
     job = client.submit(**TONE | dict(text=PARAGRAPH * 20, parameters={"rtf": 0.1}))
     pid, start = sigterm(busy, job), time.monotonic()
     record = ended(busy, job)
-    assert record.status == "FAILED" and "told to shut down" in record.error and "before chunk " in record.error
+    assert record.status == "FAILED" and "told to shut down" in record.error
+    assert "before chunk " in record.error
     assert GRACE_S <= time.monotonic() - start < GRACE_S + 3 and not record.retries
     assert ended(busy, client.submit(**TONE)).status == "COMPLETED" and pid not in busy.worker_pids
 
 
 @pytest.fixture(scope="module")
 def coded(tmp_path_factory): # with a codec, small enough to load at once
-    with LocalEndpoint(env=install_engine(tmp_path_factory.mktemp("site")) | with_weights(tmp_path_factory.mktemp("weights"))) as running: yield running
+    env = install_engine(tmp_path_factory.mktemp("site")) | with_weights(tmp_path_factory.mktemp("weights"))
+    with LocalEndpoint(env=env) as running: yield running
 
 
 @pytest.mark.parametrize("trouble", ["GPU lost", "codec's GPU lost"])
 def test_a_worker_that_has_lost_its_gpu_says_so_in_one_line_and_is_replaced(coded, trouble):
-    request = dict(text="All is well. " * 4 + "Now trouble comes. " + "And on. " * 4, service="witness", max_chars=30, stream=True)
+    text = "All is well. " * 4 + "Now trouble comes. " + "And on. " * 4
+    request = dict(text=text, service="witness", max_chars=30, stream=True)
     whole = answered(coded, **request)
     assert whole.status == "COMPLETED"
     job = answered(coded, **request, parameters={"trouble": trouble})
-    assert job.status == "FAILED" and "lost its GPU (CUDA error: device-side assert triggered)" in job.error and "send the job again" in job.error
-    assert "chunk " in job.error and "\\n" not in job.error and "TORCH_USE_CUDA_DSA" not in job.error and not job.retries
+    assert job.status == "FAILED" and "lost its GPU (CUDA error: device-side assert triggered)" in job.error
+    assert "send the job again" in job.error
+    assert "chunk " in job.error and "\\n" not in job.error and "TORCH_USE_CUDA_DSA" not in job.error
+    assert not job.retries
     again = answered(coded, **request)  # a codec that had been spoilt would answer in the same process
     assert again.status == "COMPLETED" and again.worker != job.worker and job.worker == whole.worker
     assert not events(coded, "recovered")  # nothing was tried on a GPU that is lost

@@ -1,4 +1,4 @@
-"Whatever happens while weights are fetched or read: whole files, or one line that says what is wrong and what to do."
+"Whatever happens while weights are fetched or read: whole files, or one line that says what to do."
 import errno, hashlib, io, json, os, shutil, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.config import read_config
 from linacodec_tier3.doctor import file_findings
 from linacodec_tier3.weights import store
-from linacodec_tier3.weights.files import HUB_FILES, WAVLM, WEIGHT_FILES, Expected, WeightsError, acquired, assign, workroom
+from linacodec_tier3.weights.files import (
+    HUB_FILES, WAVLM, WEIGHT_FILES, Expected, WeightsError, acquired, assign, workroom)
 
 from small_hub import SmallHub, commit_of
 from support import wait_until
@@ -29,14 +30,15 @@ url, size, sha256, call = sys.argv[1:]
 store.WAVLM_URL, store.WAVLM_EXPECTED = url, files.Expected(int(size), sha256)
 try: found = getattr(store, call)()
 except files.WeightsError as e: sys.exit(f"WeightsError: {e}")
-print(json.dumps({"revision": found.revision, "files": {name: str(found.path(name)) for name in files.WEIGHT_FILES}}))
+paths = {name: str(found.path(name)) for name in files.WEIGHT_FILES}
+print(json.dumps({"revision": found.revision, "files": paths}))
 """
 
 
 def pickled(
     content, # anything
 ) -> bytes: # as `torch.save` writes it
-    "A checkpoint."
+    "A checkpoint as bytes."
     torch.save(content, file := io.BytesIO())
     return file.getvalue()
 
@@ -46,9 +48,11 @@ def published() -> dict: # name -> bytes
     "All six files, small; the tensors are random, so no two files agree by chance."
     noise = torch.Generator().manual_seed(3)
     rand = lambda *shape: torch.rand(*shape, generator=noise)
-    return {"config.yaml": b"model: {dim: 64, windows: [125, 31, 65]}\n", "vocoder/config.yaml": b"backbone: {dim: 16, head: {n_fft: 1024}}\n",
+    encoder = {"config": {"layers": 2}, "state_dict": {"layers.0.weight": rand(64, 64)}}
+    return {"config.yaml": b"model: {dim: 64, windows: [125, 31, 65]}\n",
+            "vocoder/config.yaml": b"backbone: {dim: 16, head: {n_fft: 1024}}\n",
             "model.safetensors": save({"up.weight": rand(64, 512), "up.bias": rand(64)}),
-            "wavlm_encoder.pth": pickled({"config": {"layers": 2}, "state_dict": {"layers.0.weight": rand(64, 64)}}),
+            "wavlm_encoder.pth": pickled(encoder),
             "vocoder/pytorch_model.bin": pickled({"head.weight": rand(64, 64)}),
             WAVLM: pickled({f"layers.{i}.weight": rand(32, 32) for i in range(12)})}
 
@@ -67,9 +71,10 @@ class Volume:
         url:str, # of the hub
         wavlm:bytes, # what torchaudio publishes
     ):
-        keep = {k: v for k, v in os.environ.items() if k not in ("CODEC_HOME", "HF_HOME", "TORCH_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE")}
-        self.env = keep | {"VOLUME_DIR": str(root), "CODEC": "auto", "LINACODEC_WEIGHTS": "some/codec", "HF_ENDPOINT": url,
-                           "HF_HUB_DISABLE_TELEMETRY": "1"}
+        own = ("CODEC_HOME", "HF_HOME", "TORCH_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE")
+        keep = {k: v for k, v in os.environ.items() if k not in own}
+        self.env = keep | {"VOLUME_DIR": str(root), "CODEC": "auto", "LINACODEC_WEIGHTS": "some/codec",
+                           "HF_ENDPOINT": url, "HF_HUB_DISABLE_TELEMETRY": "1"}
         self.root, self.cfg, self.logs = root, read_config(self.env), []
         self.wavlm = [f"{url}/{WAVLM}", str(len(wavlm)), hashlib.sha256(wavlm).hexdigest()]
 
@@ -77,7 +82,9 @@ class Volume:
         "A worker that wants its weights."
         log = self.root.parent / f"log{len(self.logs)}"
         self.logs.append(log)
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, *self.wavlm, call], env=self.env, stdout=subprocess.PIPE, stderr=log.open("w"), text=True)
+        worker = [sys.executable, "-c", SCRIPT, *self.wavlm, call]
+        out = dict(stdout=subprocess.PIPE, stderr=log.open("w"), text=True)
+        process = subprocess.Popen(worker, env=self.env, **out)
         process.log = log
         return process
 
@@ -90,13 +97,15 @@ class Volume:
     ) -> list:
         "Files that a reader would find and that are not whole."
         places = store.places("some/codec", "main", self.cfg)
-        return [name for name, (path, _) in places.items() if path.exists() and path.read_bytes() != published[name]]
+        there = {name: path.read_bytes() for name, (path, _) in places.items() if path.exists()}
+        return [name for name, content in there.items() if content != published[name]]
 
     def leftovers(self) -> list:
         "Everything that is neither a file of the codec, nor a listing, a pin, a converted file or a lock."
         known = {*WEIGHT_FILES, "listing.json", "main", ".lock"}
         files = [p for p in self.root.rglob("*") if p.is_file() and "converted" not in p.parts]
-        return [str(p) for p in files if p.name not in {Path(k).name for k in known}] + [str(p) for p in self.root.rglob(".work-*")]
+        left = [p for p in files if p.name not in {Path(k).name for k in known}]
+        return [str(p) for p in [*left, *self.root.rglob(".work-*")]]
 
 
 @pytest.fixture
@@ -194,7 +203,8 @@ def test_killed_alone_and_read_meanwhile(volume, hub, published):
     hub.hold = "wavlm_encoder.pth"
     alone = volume.start()
     assert hub.half.wait(30)
-    with pytest.raises(WeightsError, match="wavlm_encoder.pth missing"): store.locate(cfg=volume.cfg, fetch=False)
+    with pytest.raises(WeightsError, match="wavlm_encoder.pth missing"):
+        store.locate(cfg=volume.cfg, fetch=False)
     alone.kill()
     alone.wait()
     assert volume.leftovers() != []
@@ -221,7 +231,8 @@ def test_a_second_one_waits_and_without_locks_work_goes_on(tmp_path):
 
 def test_leftovers_on_a_full_volume(volume, published):
     whole(volume.start(), volume, published)
-    ours, theirs = (volume.cfg.codec_home / f".work-{host}-1-x" for host in (socket.gethostname(), "elsewhere"))
+    hosts = socket.gethostname(), "elsewhere"
+    ours, theirs = (volume.cfg.codec_home / f".work-{host}-1-x" for host in hosts)
     for p in (ours, theirs): p.mkdir(); (p / "part").write_bytes(b"half")
     whole(volume.start(), volume, published)
     assert (ours.exists(), theirs.exists()) == (False, True), "another host's may be alive"
@@ -240,7 +251,8 @@ def test_converting_at_once(volume, published):
 def test_connection_that_breaks_and_comes_back(volume, hub, published):
     hub.cut = {"model.safetensors": 1, WAVLM: 1}
     whole(volume.start(), volume, published)
-    assert hub.gets.count("model.safetensors") == hub.gets.count(WAVLM) == 2 and len(hub.gets) == len(WEIGHT_FILES) + 2
+    assert hub.gets.count("model.safetensors") == hub.gets.count(WAVLM) == 2
+    assert len(hub.gets) == len(WEIGHT_FILES) + 2
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", WAVLM])
@@ -261,7 +273,8 @@ def test_arrives_damaged(volume, hub, published, name):
     hub.served = {name: bytes(content)}
     line = failed(volume.start(), volume)
     assert f"{name}: arrived damaged" in line and "linacodec-tier3 prefetch" in line
-    assert volume.leftovers() == [] and not [p for p in volume.root.rglob("*") if p.is_file() and p.read_bytes() == content]
+    assert volume.leftovers() == []
+    assert not [p for p in volume.root.rglob("*") if p.is_file() and p.read_bytes() == content]
     hub.served = {}
     whole(volume.start(), volume, published)
 
@@ -271,7 +284,9 @@ def test_no_network(volume, published):
     start = time.monotonic()
     line = failed(volume.start(), volume)
     assert time.monotonic() - start < 10
-    for part in ("some/codec at main", "config.yaml missing", "http://127.0.0.1:9", "linacodec-tier3 prefetch", "LINACODEC_WEIGHTS"): assert part in line
+    parts = ("some/codec at main", "config.yaml missing", "http://127.0.0.1:9", "linacodec-tier3 prefetch",
+             "LINACODEC_WEIGHTS")
+    for part in parts: assert part in line
     assert volume.leftovers() == []
 
 
@@ -288,7 +303,7 @@ def damage(
     path:Path, # of a file
     how:str, # see below
 ) -> None:
-    "Spoil a file."
+    "Spoil a file in some way."
     content = path.read_bytes()
     if how == "cut off": path.write_bytes(content[:len(content) // 2])
     if how == "emptied": path.write_bytes(b"")
@@ -307,15 +322,17 @@ def folder(tmp_path, published): # with all six files
 
 @pytest.fixture
 def cfg(tmp_path): # a `Config`
-    "An empty store."
-    return read_config({"VOLUME_DIR": str(tmp_path), "CODEC_HOME": str(tmp_path / "codec"), "TORCH_HOME": str(tmp_path / "torch"), "DEVICE": "cpu"})
+    "Settings of an empty store."
+    homes = {"VOLUME_DIR": tmp_path, "CODEC_HOME": tmp_path / "codec", "TORCH_HOME": tmp_path / "torch"}
+    return read_config({name: str(path) for name, path in homes.items()} | {"DEVICE": "cpu"})
 
 
 def read_all(
     found, # a `Weights`
 ) -> dict: # name -> tensors or mapping
     "What loading the codec reads."
-    return {name: found.yaml(name) if name.endswith("yaml") else found.tensors(name)[0] for name in WEIGHT_FILES}
+    read = lambda name: found.yaml(name) if name.endswith("yaml") else found.tensors(name)[0]
+    return {name: read(name) for name in WEIGHT_FILES}
 
 
 @pytest.mark.parametrize("how", ["cut off", "emptied", "overwritten", "removed"])
@@ -335,7 +352,8 @@ def test_damaged_in_the_store(volume, hub, published, name):
     found = whole(volume.start(), volume, published)
     damage(Path(found["files"][name]), "cut off")
     assert [f.what for f in file_findings("some/codec", "main", volume.cfg) if not f.ok] == [name]
-    with pytest.raises(WeightsError, match=f"{name}:? .* bytes instead of"): store.locate("some/codec", volume.cfg, fetch=False)
+    with pytest.raises(WeightsError, match=f"{name}:? .* bytes instead of"):
+        store.locate("some/codec", volume.cfg, fetch=False)
     whole(volume.start(), volume, published)
     damage(Path(found["files"][name]), "overwritten")
     whole(volume.start("prefetch"), volume, published)
@@ -347,12 +365,15 @@ def test_one_bit_in_a_pickle(folder, cfg):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match="pytorch_model.bin: damaged .the checksum of"): read_all(store.locate(folder, cfg))
+    with pytest.raises(WeightsError, match="pytorch_model.bin: damaged .the checksum of"):
+        read_all(store.locate(folder, cfg))
 
 
 @pytest.mark.parametrize("name, other, said", [
-    ("wavlm_encoder.pth", "vocoder/pytorch_model.bin", "another file, it holds no 'config'"), ("wavlm_encoder.pth", WAVLM, "another file, it holds no 'config'"),
-    ("model.safetensors", WAVLM, "damaged"), (WAVLM, "model.safetensors", "damaged"), ("config.yaml", "model.safetensors", "damaged")])
+    ("wavlm_encoder.pth", "vocoder/pytorch_model.bin", "another file, it holds no 'config'"),
+    ("wavlm_encoder.pth", WAVLM, "another file, it holds no 'config'"),
+    ("model.safetensors", WAVLM, "damaged"), (WAVLM, "model.safetensors", "damaged"),
+    ("config.yaml", "model.safetensors", "damaged")])
 def test_swapped(folder, cfg, name, other, said):
     read_all(store.locate(folder, cfg))
     shutil.copy(folder / other, folder / name)
@@ -362,7 +383,8 @@ def test_swapped(folder, cfg, name, other, said):
 
 @pytest.mark.parametrize("change, said", [
     (dict(outs=32), "2 tensors of another shape: weight (64×512 instead of 32×512), bias (64 instead of 32)"),
-    (dict(bias=False), "1 tensor unexpected: bias"), (dict(more="norm"), "1 tensor missing: norm"), (dict(name="other"), "2 tensors unexpected")])
+    (dict(bias=False), "1 tensor unexpected: bias"), (dict(more="norm"), "1 tensor missing: norm"),
+    (dict(name="other"), "2 tensors unexpected")])
 def test_wrong_shapes(folder, cfg, change, said):
     found = store.locate(folder, cfg)
     tensors = {k.removeprefix("up."): t for k, t in found.tensors("model.safetensors")[0].items()}
@@ -371,7 +393,9 @@ def test_wrong_shapes(folder, cfg, change, said):
         net = torch.nn.Linear(512, change.get("outs", 64), bias=change.get("bias", True))
         if "more" in change: net.register_buffer("norm", torch.ones(3))
     with pytest.raises(WeightsError) as error: assign(net, tensors, found.path("model.safetensors"))
-    assert str(error.value).startswith(f"{folder / 'model.safetensors'}: does not fit") and said in str(error.value) and "\n" not in str(error.value)
+    line = str(error.value)
+    assert line.startswith(f"{folder / 'model.safetensors'}: does not fit") and said in line
+    assert "\n" not in line
     assert all(t.is_meta for t in net.state_dict().values()), "untouched"
 
 
@@ -386,7 +410,8 @@ def test_converted_once_and_only_what_is_wanted_read(folder, cfg, monkeypatch):
     found = store.locate(folder, cfg)
     found.tensors(WAVLM)
     monkeypatch.setattr(torch, "load", None)
-    assert set(found.tensors(WAVLM, keep=lambda name: name < "layers.2")[0]) == {f"layers.{i}.weight" for i in (0, 1, 10, 11)}
+    wanted = found.tensors(WAVLM, keep=lambda name: name < "layers.2")[0]
+    assert set(wanted) == {f"layers.{i}.weight" for i in (0, 1, 10, 11)}
 
 
 def test_folder_that_cannot_be_written(folder, cfg, tmp_path, caplog):
@@ -402,7 +427,8 @@ def test_runpods_copy(volume, hub, published):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes(content)
     found = whole(volume.start(), volume, published)
-    assert found["revision"] == copy.name and found["files"]["config.yaml"] == str(copy / "config.yaml") and hub.gets == [WAVLM]
+    assert found["revision"] == copy.name and found["files"]["config.yaml"] == str(copy / "config.yaml")
+    assert hub.gets == [WAVLM]
 
 
 def test_runpods_copy_that_is_not_whole_is_not_taken(volume, hub, published):
@@ -416,15 +442,16 @@ def test_runpods_copy_that_is_not_whole_is_not_taken(volume, hub, published):
     (snapshots.parent / "refs").mkdir()
     (snapshots.parent / "refs/main").write_text(commit_of(hub.files))
     found = whole(volume.start(), volume, published)
-    assert found["files"]["config.yaml"].startswith(str(volume.cfg.codec_home)) and "model.safetensors" in hub.gets
+    assert found["files"]["config.yaml"].startswith(str(volume.cfg.codec_home))
+    assert "model.safetensors" in hub.gets
     (snapshots.parent / "refs/main").write_text("0ld" * 13 + "0")
     shutil.rmtree(volume.cfg.codec_home)
     found = whole(volume.start(), volume, published)
     assert found["revision"] == "0ld" * 13 + "0" and hub.gets.count("model.safetensors") == 1
 
 
-# What `huggingface_hub` does by itself. When one of these fails because it does better, the part of `weights.store` that stands
-# beside it in its table may go.
+# What `huggingface_hub` does by itself. When one of these fails because it does better, the part of
+# `weights.store` that stands beside it in its table may go.
 def by_the_library(hub, folder, **more): # -> Path of the snapshot
     return Path(snapshot_download("some/codec", endpoint=hub.url, cache_dir=folder, **more))
 
@@ -448,9 +475,25 @@ def test_the_hub_library_takes_a_cut_off_file_for_whole(hub, tmp_path):
     assert by_the_library(hub, tmp_path, local_files_only=True) == found == by_the_library(hub, tmp_path)
 
 
+def test_the_hub_library_takes_a_copy_with_files_missing(hub, tmp_path):
+    copy = tmp_path / "models--some--codec/snapshots" / commit_of(hub.files)
+    copy.mkdir(parents=True)
+    (copy / "config.yaml").write_bytes(hub.files["config.yaml"])
+    local = dict(local_files_only=True, allow_patterns=list(HUB_FILES))
+    assert by_the_library(hub, tmp_path, revision=copy.name, **local) == copy
+
+
+def test_the_hub_library_finds_nothing_without_a_branch(hub, tmp_path):
+    found = by_the_library(hub, tmp_path)
+    shutil.rmtree(found.parent.parent / "refs")
+    with pytest.raises(FileNotFoundError, match="Cannot find an appropriate cached snapshot folder"):
+        by_the_library(hub, tmp_path, local_files_only=True)
+
+
 def test_the_hub_library_leaves_what_a_killed_one_was_fetching(hub, tmp_path):
     hub.hold = "model.safetensors"
-    call = f"from huggingface_hub import snapshot_download as get\nget('some/codec', endpoint={hub.url!r}, cache_dir={str(tmp_path)!r})"
+    how = f"endpoint={hub.url!r}, cache_dir={str(tmp_path)!r}"
+    call = f"from huggingface_hub import snapshot_download as get\nget('some/codec', {how})"
     alone = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.DEVNULL)
     assert hub.half.wait(60)
     alone.kill()
@@ -474,11 +517,26 @@ def test_the_hub_library_leaves_files_in_the_page_cache(hub, tmp_path, monkeypat
     assert not synced
 
 
+def test_published_files_are_on_the_disk(volume, hub, monkeypatch):
+    synced, fsync = [], os.fsync
+    told = commit_of(hub.files), {name: Expected(len(content)) for name, content in hub.files.items()}
+    def arrives(repo, commit, name, expected, room):
+        (room / "file").write_bytes(hub.files[name])
+        return room / "file"
+    monkeypatch.setattr(store, "hub_listing", lambda *_: told)
+    monkeypatch.setattr(store, "hub_file", arrives)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(fsync(fd)))
+    store.fill_folder("some/codec", "main", volume.cfg)
+    assert len(synced) == len(HUB_FILES) + 2, "files, listing and pin"
+
+
 def test_no_beginning_where_there_is_no_room(volume, hub, published, monkeypatch):
     usage = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=10))
-    monkeypatch.setattr(store, "hub_listing", lambda *_: (commit_of(hub.files), {n: Expected(len(published[n])) for n in HUB_FILES}))
-    with pytest.raises(WeightsError, match="are to be written and 0 MB are free"): store.fill_folder("some/codec", "main", volume.cfg)
+    told = commit_of(hub.files), {name: Expected(len(published[name])) for name in HUB_FILES}
+    monkeypatch.setattr(store, "hub_listing", lambda *_: told)
+    with pytest.raises(WeightsError, match="are to be written and 0 MB are free"):
+        store.fill_folder("some/codec", "main", volume.cfg)
     assert hub.gets == [] and volume.leftovers() == []
 
 
@@ -487,35 +545,62 @@ def command(
     *args:str, # of the command line
 ): # a `CompletedProcess`
     "`linacodec-tier3 …` on that volume."
-    code = SCRIPT.rsplit("try:", 1)[0] + "from linacodec_tier3.cli import main\nsys.argv[1:] = call.split()\nsys.exit(main())"
-    return subprocess.run([sys.executable, "-c", code, *volume.wavlm, " ".join(args)], env=volume.env | {"DEVICE": "cpu"}, capture_output=True, text=True, timeout=60)
+    main = "from linacodec_tier3.cli import main\nsys.argv[1:] = call.split()\nsys.exit(main())"
+    line = [sys.executable, "-c", SCRIPT.rsplit("try:", 1)[0] + main, *volume.wavlm, " ".join(args)]
+    env = volume.env | {"DEVICE": "cpu"}
+    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=180)
+
+
+def last_line(
+    done, # `CompletedProcess`
+) -> str: # of what it printed
+    "What a command ends with."
+    return done.stdout.strip().splitlines()[-1]
 
 
 def test_commands(volume, hub, published):
     before = command(volume, "doctor")
     assert before.returncode == 1 and "the codec cannot be used" in before.stdout and hub.gets == []
     filled = command(volume, "prefetch")
-    assert filled.returncode == 0 and f"some/codec at {commit_of(hub.files)}" in filled.stdout and "some/codec: 100%" in filled.stderr
+    assert filled.returncode == 0 and f"some/codec at {commit_of(hub.files)}" in filled.stdout
+    assert "some/codec: 100%" in filled.stderr
     after = command(volume, "doctor")
-    assert after.returncode == 0 and "the codec can be used" in after.stdout and after.stdout.count("ok ") >= len(WEIGHT_FILES), after.stdout
+    assert after.returncode == 0 and "the codec can be used" in after.stdout, after.stdout
+    assert after.stdout.count("ok ") >= len(WEIGHT_FILES), after.stdout
     wrong = command(volume, "prefetch", "--weights", "some/other")
-    assert wrong.returncode == 1 and wrong.stderr.strip().splitlines()[-1].startswith("linacodec-tier3 prefetch: some/other at main: ")
+    said = wrong.stderr.strip().splitlines()[-1]
+    assert wrong.returncode == 1 and said.startswith("linacodec-tier3 prefetch: some/other at main: ")
 
 
 def test_doctor_of_a_machine_as_it_comes(volume):
     volume.env |= {"LINACODEC_WEIGHTS": "", "HF_ENDPOINT": "http://127.0.0.1:9"}
     said = command(volume, "doctor")
-    assert said.returncode == 0 and "BAD" not in said.stdout, said.stdout
-    last = said.stdout.strip().splitlines()[-1]
-    assert last.startswith("the codec can be used: linacodec-nano, as the published weights are neither here") and last.endswith("engine hibari speaks")
+    assert said.returncode == 0 and "BAD" not in said.stdout and said.stderr == "", said.stdout + said.stderr
+    nano = "the codec can be used: linacodec-nano, as the published weights are neither here"
+    assert last_line(said).startswith(nano) and last_line(said).endswith("engine hibari speaks")
     assert "published weights" in said.stdout and "linacodec-tier3 prefetch" in said.stdout
-    volume.env |= {"CODEC": "published"}
+
+
+def test_doctor_where_published_weights_are_insisted_on(volume):
+    volume.env |= {"LINACODEC_WEIGHTS": "", "HF_ENDPOINT": "http://127.0.0.1:9", "CODEC": "published"}
     said = command(volume, "doctor")
-    last = said.stdout.strip().splitlines()[-1]
-    assert said.returncode == 1 and last.startswith("the codec cannot be used: YatharthS/LinaCodec at main, for want of config.yaml")
+    cannot = "the codec cannot be used: YatharthS/LinaCodec at main, for want of config.yaml"
+    assert said.returncode == 1 and last_line(said).startswith(cannot)
+    assert "linacodec-tier3 prefetch" in said.stdout
+
+
+def test_doctor_where_the_first_worker_will_fetch(volume, hub):
+    hub.repo = "YatharthS/LinaCodec"
+    volume.env |= {"LINACODEC_WEIGHTS": ""}
+    said = command(volume, "doctor")
+    assert said.returncode == 0 and hub.gets == [] and "BAD" not in said.stdout, said.stdout
+    assert "YatharthS/LinaCodec at main, which a worker fetches when it needs it" in last_line(said)
+
+
+def test_doctor_where_no_codec_is_wanted(volume):
     volume.env |= {"CODEC": "none"}
     said = command(volume, "doctor")
-    assert said.returncode == 0 and said.stdout.strip().endswith("no codec is wanted, CODEC=none; engine hibari speaks")
+    assert said.returncode == 0 and last_line(said) == "no codec is wanted, CODEC=none; engine hibari speaks"
 
 
 def test_doctor_names_an_engine_that_does_not_load(volume, tmp_path):
@@ -525,12 +610,14 @@ def test_doctor_names_an_engine_that_does_not_load(volume, tmp_path):
     (info / "entry_points.txt").write_text("[linacodec_tier3.engines]\nbare = no_such_package:Engine\n")
     volume.env |= {"LINACODEC_WEIGHTS": "", "CODEC": "nano", "PYTHONPATH": str(info.parent)}
     said = command(volume, "doctor")
-    assert said.returncode == 0 and "engine bare" in said.stdout and "install no_such_package, which bare needs" in said.stdout
+    assert said.returncode == 0 and "engine bare" in said.stdout
+    assert "install no_such_package, which bare needs" in said.stdout
     volume.env |= {"DEFAULT_SERVICE": "bare"}
     said = command(volume, "doctor")
-    assert said.returncode == 1 and said.stdout.strip().endswith("engine bare does not speak")
+    assert said.returncode == 1 and last_line(said).endswith("engine bare does not speak")
 
 
 def test_doctor_of_a_folder_that_is_all_there(volume, tmp_path):
     said = command(volume, "doctor", "--weights", str(write_seeded(tmp_path / "whole")))
-    assert said.returncode == 0 and said.stdout.strip().splitlines()[-1].startswith(f"the codec can be used: {tmp_path / 'whole'}; "), said.stdout
+    can = f"the codec can be used: {tmp_path / 'whole'}; "
+    assert said.returncode == 0 and last_line(said).startswith(can), said.stdout
