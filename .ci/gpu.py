@@ -938,12 +938,12 @@ TEXT = ("The letter came on a Tuesday, in the rain, and nobody opened it. It lay
 def served(b, model, endpoint) -> dict:
     "One job, another, and sixteen at once. The engine, a plain note, costs nothing, so this is the codec."
     from linacodec_tier3.client import Client
-    from linacodec_tier3.local.endpoint import FINAL
+    from linacodec_tier3.contract import FINAL_STATES
     text, many, found, client = TEXT * b.size(2, 1), b.size(16, 4), {}, Client(endpoint.endpoint_url)
     def jobs(n, format):
         ids = [client.submit(text, stream=True, output_format=format, seed=1) for _ in range(n)]
         ends = time.monotonic() + max(3., min(20., b.left() - 2))
-        def running(): return any(endpoint.job(i).status not in FINAL for i in ids)
+        def running(): return any(endpoint.job(i).status not in FINAL_STATES for i in ids)
         while time.monotonic() < ends and running(): time.sleep(.01)
         return about([endpoint.job(i) for i in ids])
     formats = dict(linacodec_tokens="tokens", pcm_16="PCM")

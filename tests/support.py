@@ -1,6 +1,6 @@
 "What the tests that need several processes share."
-import json, re, shutil, time
-from collections.abc import Callable
+import json, re, shutil, sys, time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ import requests
 from linacodec_tier3.client import joined, pieces
 from linacodec_tier3.contract import FINAL_STATES
 from linacodec_tier3.codec.seeded import write_seeded
-from linacodec_tier3.local.endpoint import Job, LocalEndpoint
+from linacodec_tier3.local.endpoint import LocalEndpoint
+from linacodec_tier3.local.jobs import Job
 
 PARAGRAPH = (
     "The harbour was quiet when the last boat came in. Nobody had expected it before morning, "
@@ -99,6 +100,41 @@ def answered(
 ) -> Job: # in its last state
     "Ask, and wait for the answer."
     return ended(endpoint, submit(endpoint, request))
+
+
+def echo_endpoint(
+    **settings, # of the endpoint
+) -> LocalEndpoint: # not started
+    "An endpoint whose workers run `echo_worker.py`: they yield numbers and misbehave on request."
+    worker = Path(__file__).with_name("echo_worker.py")
+    return LocalEndpoint(command=[sys.executable, "-u", str(worker)], grace=2.0, **settings)
+
+
+class PlainClient:
+    "Plain HTTP to an endpoint, with its key if it has one."
+    def __init__(self, endpoint):
+        self.url, self.session = endpoint.endpoint_url, requests.Session()
+        if endpoint.api_key: self.session.headers["Authorization"] = f"Bearer {endpoint.api_key}"
+
+    def call(self, method, path, **options) -> requests.Response:
+        "One request."
+        return self.session.request(method, f"{self.url}/{path}", timeout=100, **options)
+
+    def run(self, **ask) -> str: # job ID
+        "Submit a job."
+        return self.call("POST", "run", json={"input": ask}).json()["id"]
+
+    def follow(self, job_id) -> Iterator[tuple[dict, float]]: # (partial, seconds since the first poll)
+        "A job's partials as they come, until it has ended."
+        start, status, got = time.monotonic(), None, [None]
+        while status not in FINAL_STATES or got:
+            answer = self.call("GET", f"stream/{job_id}").json()
+            status, got = answer["status"], [p["output"] for p in answer["stream"]]
+            for partial in got: yield partial, time.monotonic() - start
+
+    def seqs(self, job_id) -> list[int]: # of the partials, as they came
+        "The numbers of a job's partials."
+        return [p["seq"] for p, _ in self.follow(job_id)]
 
 
 def heard(

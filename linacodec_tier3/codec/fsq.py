@@ -22,6 +22,11 @@ def bounded(
     return (z + (offset / half).tan()).tanh() * half - offset
 
 # %% ../../nbs/codec/05_fsq.ipynb #8d8a7ccf
+def _projected(linear, x): # float32
+    if isinstance(linear, nn.Identity): return x.float()
+    return F.linear(x.float(), linear.weight.float(), linear.bias.float())
+
+# %% ../../nbs/codec/05_fsq.ipynb #f219c1b1
 class FiniteScalarQuantizer(nn.Module):
     "Frames to tokens, and tokens to embeddings."
     exact = True
@@ -34,31 +39,21 @@ class FiniteScalarQuantizer(nn.Module):
         self.levels, self.codes, self.output_dim = list(levels), math.prod(levels), output_dim
         self.proj_in = nn.Identity() if input_dim == len(levels) else nn.Linear(input_dim, len(levels))
         self.proj_out = nn.Identity() if output_dim == len(levels) else nn.Linear(len(levels), output_dim)
-        steps = torch.tensor(self.levels, device="cpu") # of each number how many levels
-        value = torch.cat((steps.new_ones(1), steps.cumprod(0)[:-1])) # of a digit
+        steps = torch.tensor(self.levels, device="cpu") # how many levels each number has
+        value = torch.cat((steps.new_ones(1), steps.cumprod(0)[:-1])) # of each digit
         for name, t in dict(steps=steps, value=value).items(): self.register_buffer(name, t, persistent=False)
 
-    def encode(self,
-        x:torch.Tensor, # (…, input_dim)
-    ) -> torch.Tensor: # tokens, int64 (…)
+    def encode(self, x:torch.Tensor) -> torch.Tensor: # (…, input_dim) -> tokens, int64 (…)
         "The nearest code of each frame."
         digits = bounded(_projected(self.proj_in, x), self.steps).round().long() + self.steps // 2
         return (digits * self.value).sum(-1)
 
-    def decode(self,
-        tokens:torch.Tensor, # int64 (…), 0 … codes - 1
-    ) -> torch.Tensor: # (…, output_dim) float32
+    def decode(self, tokens:torch.Tensor) -> torch.Tensor: # int64 (…) -> float32 (…, output_dim)
         "The embedding of each token."
         half = self.steps // 2
         return _projected(self.proj_out, (tokens[..., None] // self.value % self.steps - half) / half)
 
-    def through(self,
-        x:torch.Tensor, # (…, input_dim)
-    ) -> torch.Tensor: # (…, output_dim): what `decode` makes of `encode`, but with a gradient
-        "The way of training: rounded on the way forward, as if it had not been on the way back."
+    def through(self, x:torch.Tensor) -> torch.Tensor: # (…, input_dim) -> (…, output_dim), with a gradient
+        "For training: `decode` of `encode`; on the way back as if nothing had been rounded."
         z = bounded(_projected(self.proj_in, x), self.steps)
         return _projected(self.proj_out, (z + (z.round() - z).detach()) / (self.steps // 2))
-
-def _projected(linear, x): # float32
-    if isinstance(linear, nn.Identity): return x.float()
-    return F.linear(x.float(), linear.weight.float(), linear.bias.float())

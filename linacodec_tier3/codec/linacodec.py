@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .layers import fused, on_device, length_mask, send
 from .model import (LISTENING_RATE, PRECISIONS, Network, load_network, mel_frames,
                                          padding, prepare)
-from .resample import resample
+from .resample import sinc_resample
 from ..weights.files import locate
 from ..config import encoding_dtype, resolve_device
 
@@ -165,7 +165,7 @@ def heard(
 
 def _resampled(x, lengths, rate, after, wanted): # filters ring beyond an end; silence is put there again
     if rate == wanted: return x[:, :max(lengths)]
-    y, keep = resample(x[:, :max(lengths)], rate, wanted), length_mask(after, x.device)
+    y, keep = sinc_resample(x[:, :max(lengths)], rate, wanted), length_mask(after, x.device)
     return y if keep is None else y * keep
 
 def _shifted(x, pads): # row i with pads[i] zeros before it, and room for as many after the longest

@@ -17,9 +17,9 @@ import torch, torch.nn.functional as F
 from torch import nn
 from .layers import fused, on_device, length_mask, to_dtype
 from .fsq import FiniteScalarQuantizer
-from .speaker_encoder import GlobalEncoder
+from .speaker_encoder import SpeakerEncoder
 from .mel_decoder import PostNet, decode_mel, mel_filters
-from .resample import resample
+from .resample import sinc_resample
 from .transformer import Transformer
 from .vocoder import ISTFTHead, UpSamplerBlock, Vocoder, VocosBackbone
 from .wavlm import (MODELS, Architecture, SpeechEncoder, architecture, speech_encoder_state,
@@ -93,9 +93,9 @@ class Core(nn.Module):
         parts:dict, # the file's `init_args`
     ):
         super().__init__()
-        part = lambda cls, name: built(cls, parts.get(name), f"config.yaml, {name}")
+        part = lambda cls, name, **also: built(cls, parts.get(name), f"config.yaml, {name}", **also)
         self.settings, self.local_encoder, self.local_quantizer = s, part(Transformer, "local_encoder"), part(FiniteScalarQuantizer, "local_quantizer")
-        self.global_encoder, self.mel_prenet = part(GlobalEncoder, "global_encoder"), part(Transformer, "mel_prenet")
+        self.global_encoder, self.mel_prenet = part(SpeakerEncoder, "global_encoder", GlobalEncoder=True), part(Transformer, "mel_prenet")
         self.mel_decoder, self.mel_postnet = part(Transformer, "mel_decoder"), part(PostNet, "mel_postnet")
         n, width, up = s.downsample_factor, self.local_encoder.output_dim, s.mel_upsample_factor
         self.conv_downsample = nn.Conv1d(width, width, n, n) if n > 1 and s.use_conv_downsample else None
@@ -109,7 +109,7 @@ class Core(nn.Module):
         "What is said, before it is rounded."
         keep, s = length_mask(counts, features.device) if mask is None else mask, self.settings
         if s.normalize_ssl_features: features = standardised(features, counts, keep)
-        x = self.local_encoder(features.to(self.dtype), keep=keep).mT
+        x = self.local_encoder(features.to(self.dtype), mask=keep).mT
         if self.conv_downsample: x = self.conv_downsample(x)
         elif s.downsample_factor > 1: x = F.avg_pool1d(x, s.downsample_factor)
         return x.mT
@@ -147,7 +147,7 @@ class Core(nn.Module):
         counts = counts or [len(t) for t in tokens]
         if not torch.is_tensor(tokens): tokens = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
         content = self.local_quantizer.decode(tokens).to(dtype_of(self.mel_prenet))
-        return self.spectrogram(self.mel_prenet(content, keep=length_mask(counts, content.device)), voices.to(content.dtype), counts, frames)
+        return self.spectrogram(self.mel_prenet(content, mask=length_mask(counts, content.device)), voices.to(content.dtype), counts, frames)
 
     def spectrogram(self, content, voices, counts, frames): # what the prenet gives (batch, tokens, channels), and the rest as in `decode_mel`
         return decode_mel(content, voices, counts, frames, self.mel_conv_upsample, self.mel_decoder, self.mel_postnet,

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['rotations', 'rotate', 'AdaLNZero', 'PlainNorm', 'conditions', 'Attention', 'FeedForward', 'TransformerBlock',
-           'Transformer']
+           'LayerStack', 'Transformer']
 
 # %% ../../nbs/codec/04_transformer.ipynb #27be48a2
 from functools import lru_cache
+from typing import Callable
 import torch, torch.nn.functional as F
 from torch import nn
-from .layers import Linear, attend, attend_rows, fused, rowwise, tiled, visible
+from .layers import Linear, attend, attend_rows, attention_mask, fused, rowwise, tiled
 
 # %% ../../nbs/codec/04_transformer.ipynb #2fa726eb
 def rotations(
@@ -27,10 +28,11 @@ def rotations(
 
 def rotate(
     x:torch.Tensor, # (batch, frames, heads, width)
-    turn:torch.Tensor, # from `rotations`
+    turn:torch.Tensor, # (frames, 1, width / 2) from `rotations`
 ) -> torch.Tensor: # same shape and dtype
     "Pairs of neighbouring channels, turned by their frame's angle."
-    return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 _many = lru_cache(16)(torch.inference_mode(False)(rotations))
 
@@ -40,98 +42,196 @@ def _some_rotations(start, frames, *more): # those of a few thousand frames, mad
 # %% ../../nbs/codec/04_transformer.ipynb #c673ea86
 class AdaLNZero(nn.Module):
     "Layer normalisation whose scale, shift and gate come from a condition."
-    def __init__(self, dim, condition_dim, eps, gated=True):
+    def __init__(self,
+        dim:int, # channels of a frame
+        condition_dim:int, # channels of the condition
+        eps:float, # added to the variance
+        gated:bool=True, # whether it makes a gate, too
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
         self.condition_proj = nn.Sequential(nn.SiLU(), nn.Linear(condition_dim, (3 if gated else 2) * dim))
         self.gated = gated
 
-    # (batch, frames, dim); (batch, 1, condition_dim), or what `conditions` gives -> x modulated, gate
-    def forward(self, x, condition):
+    def forward(self,
+        x:torch.Tensor, # (batch, frames, dim)
+        condition:torch.Tensor|dict, # (batch, 1, condition_dim), or what `conditions` makes of it
+    ) -> tuple: # x modulated, same shape; gate, (batch, 1, dim) or 1
+        "A frame normalised as the condition asks."
         made = condition[self] if isinstance(condition, dict) else self.condition_proj(condition)
         shift, scale, *gate = made.chunk(3 if self.gated else 2, -1)
         return torch.addcmul(shift, self.norm(x), 1 + scale), gate[0] if gate else 1.
 
+# %% ../../nbs/codec/04_transformer.ipynb #c107a8bf
+def _added(x, gate, y): # a layer's output counts as much as its gate says
+    if not torch.is_tensor(gate): return x + y
+    return torch.addcmul(x, gate, y) if fused(x.device) else x + gate * y
+
 class PlainNorm(nn.LayerNorm):
     "Layer normalisation in the place of `AdaLNZero`."
-    def forward(self, x, condition): return super().forward(x), 1.
+    def forward(self,
+        x:torch.Tensor, # (batch, frames, dim)
+        condition:None, # there is none
+    ) -> tuple: # x normalised, same shape; 1
+        "A frame normalised by itself alone."
+        return super().forward(x), 1.
 
 def conditions(
     norms:list[AdaLNZero], # of all layers
     condition:torch.Tensor, # (batch, 1, condition_dim)
-) -> dict: # of each norm what it makes of the condition
+) -> dict: # norm -> what it makes of the condition, (batch, 1, 2 or 3 · dim)
     "What a condition means to every layer."
     each = [norm.condition_proj[1] for norm in norms]
     made = F.linear(F.silu(condition), torch.cat([p.weight for p in each]), torch.cat([p.bias for p in each]))
     return dict(zip(norms, made.split([p.out_features for p in each], -1)))
 
 # %% ../../nbs/codec/04_transformer.ipynb #8f89855c
+def _shared(a, x, mask, start): # frames of an `Attention`, the first's number -> rotations, mask
+    made = _some_rotations if fused(x.device) else rotations
+    turn = made(start, x.shape[1], a.width, a.theta, x.device) if a.theta else None
+    return turn, attention_mask(x[:, None, :, :a.width], a.side, a.causal, mask)
+
+def _piecewise(a, x, turn): # queries, keys and values, each (batch, frames, heads, width)
+    q, k, v = (w(x).unflatten(-1, (-1, a.width)) for w in (a.wq, a.wk, a.wv))
+    return (q, k, v) if turn is None else (rotate(q, turn), rotate(k, turn), v)
+
+def _together(a, x, turn): # the same by one product
+    each = a.wq, a.wk, a.wv
+    bias = None if a.wq.bias is None else torch.cat([w.bias for w in each])
+    y = F.linear(x, torch.cat([w.weight for w in each]), bias).unflatten(-1, (3, -1, a.width))
+    if turn is None: return y.unbind(2)
+    return (*rotate(y[:, :, :2], turn[:, None]).unbind(2), y[:, :, 2])
+
+# %% ../../nbs/codec/04_transformer.ipynb #676b3830
 class Attention(nn.Module):
     "Queries, keys and values of one layer."
-    def __init__(self, dim, heads, side, theta, qkv_bias, proj_bias, causal):
+    def __init__(self,
+        dim:int, # channels of a frame
+        heads:int, # how many
+        side:int|None, # neighbours seen on each side; None: all
+        theta:float|None, # base of the wavelengths of `rotations`; None: no positions
+        qkv_bias:bool, # of queries, keys and values
+        proj_bias:bool, # of the output
+        causal:bool, # see no later frame
+    ):
         super().__init__()
         self.width, self.side, self.theta, self.causal = dim // heads, side, theta, causal
         inner = heads * self.width
         self.wq, self.wk, self.wv = (Linear(dim, inner, bias=qkv_bias) for _ in range(3))
         self.wo = Linear(inner, dim, bias=proj_bias)
 
-    def shared(self, x, keep, start): # of frames from number `start` on, for all layers -> rotations, mask
-        like = x[:, None, :, :self.width]
-        made = _some_rotations if fused(x.device) else rotations
-        turn = made(start, x.shape[1], self.width, self.theta, x.device) if self.theta else None
-        return turn, visible(like, self.side, self.causal, keep)
-
-    def piecewise(self, x, turn):
-        q, k, v = (w(x).unflatten(-1, (-1, self.width)) for w in (self.wq, self.wk, self.wv))
-        return (q, k, v) if turn is None else (rotate(q, turn), rotate(k, turn), v)
-
-    def together(self, x, turn):
-        each = self.wq, self.wk, self.wv
-        bias = None if self.wq.bias is None else torch.cat([w.bias for w in each])
-        y = F.linear(x, torch.cat([w.weight for w in each]), bias).unflatten(-1, (3, -1, self.width))
-        if turn is None: return y.unbind(2)
-        return (*rotate(y[:, :, :2], turn[:, None]).unbind(2), y[:, :, 2])
-
-    def forward(self, x, keep, start, shared=None):
-        turn, mask = shared or self.shared(x, keep, start)
-        if fused(x.device): return self.wo(attend_rows(*self.together(x, turn), self.side, mask).flatten(-2))
-        y = attend(*(t.transpose(1, 2) for t in self.piecewise(x, turn)), self.side, self.causal, keep, mask)
-        return self.wo(y.transpose(1, 2).flatten(-2))
+    def forward(self,
+        x:torch.Tensor, # (batch, frames, dim)
+        mask:torch.Tensor|None, # (batch, frames) from `length_mask`
+        start:int, # number of the first frame
+        shared:tuple|None=None, # rotations and attention mask, where they are known already
+    ) -> torch.Tensor: # (batch, frames, dim)
+        "What each frame takes from those in its window."
+        turn, seen = shared or _shared(self, x, mask, start)
+        if fused(x.device):
+            return self.wo(attend_rows(*_together(self, x, turn), self.side, seen).flatten(-2))
+        q, k, v = (t.transpose(1, 2) for t in _piecewise(self, x, turn))
+        return self.wo(attend(q, k, v, self.side, self.causal, mask, seen).transpose(1, 2).flatten(-2))
 
 # %% ../../nbs/codec/04_transformer.ipynb #de192099
 class FeedForward(nn.Module):
     "SwiGLU: one projection gates another."
-    def __init__(self, dim, hidden):
+    def __init__(self,
+        dim:int, # channels of a frame
+        hidden:int, # channels inside
+    ):
         super().__init__()
-        self.w1, self.w2, self.w3 = Linear(dim, hidden, bias=False), Linear(hidden, dim, bias=False), Linear(dim, hidden, bias=False)
-    def forward(self, x): return rowwise(lambda x: self.w2(self.w1(x, "swish") * self.w3(x)), x)
+        self.w1, self.w2 = Linear(dim, hidden, bias=False), Linear(hidden, dim, bias=False)
+        self.w3 = Linear(dim, hidden, bias=False)
+
+    def forward(self,
+        x:torch.Tensor, # (batch, frames, dim)
+    ) -> torch.Tensor: # (batch, frames, dim)
+        "What each frame becomes on its own."
+        return rowwise(lambda x: self.w2(self.w1(x, "swish") * self.w3(x)), x)
 
 # %% ../../nbs/codec/04_transformer.ipynb #ef03517f
 class TransformerBlock(nn.Module):
     "Attention and feed-forward, each normalised before and added."
-    def __init__(self, attention, feed_forward, norm):
+    def __init__(self,
+        attention:Attention, # its first part
+        feed_forward:FeedForward, # its second part
+        norm:Callable, # makes an `AdaLNZero` or a `PlainNorm`
+    ):
         super().__init__()
-        self.attention, self.feed_forward, self.attention_norm, self.ffn_norm = attention, feed_forward, norm(), norm()
+        self.attention, self.feed_forward = attention, feed_forward
+        self.attention_norm, self.ffn_norm = norm(), norm()
 
-    def tile(self, x, keep, start, condition, known): # known: of each tile what its layers share
-        if (at := (start, x.shape[1])) not in known: known[at] = self.attention.shared(x, keep, start)
+    def tile(self, x, mask, start, condition, known): # known: what the layers share, of each tile
+        if (at := (start, x.shape[1])) not in known: known[at] = _shared(self.attention, x, mask, start)
         y, gate = self.attention_norm(x, condition)
-        x = _added(x, gate, self.attention(y, keep, start, known[at]))
+        x = _added(x, gate, self.attention(y, mask, start, known[at]))
         y, gate = self.ffn_norm(x, condition)
         return _added(x, gate, self.feed_forward(y))
 
-    def forward(self, x, condition, keep, known=None):
-        whole, known = self.attention.side is None, {} if known is None else known
-        return tiled(lambda *a: self.tile(*a, condition, known), x, 0 if whole else self.attention.side, keep,
-                     *((x.shape[1],) if whole else ()))
+    def forward(self,
+        x:torch.Tensor, # (batch, frames, dim)
+        condition:torch.Tensor|dict|None, # as for the norms
+        mask:torch.Tensor|None, # (batch, frames) from `length_mask`
+        known:dict|None=None, # what layers share, of each tile; what is missing is put there
+    ) -> torch.Tensor: # (batch, frames, dim)
+        "Frames after this layer, tile by tile."
+        known, side = {} if known is None else known, self.attention.side
+        tile = lambda *a: self.tile(*a, condition, known)
+        return tiled(tile, x, 0, mask, x.shape[1]) if side is None else tiled(tile, x, side, mask)
 
-def _added(x, gate, y):
-    if not torch.is_tensor(gate): return x + y
-    return torch.addcmul(x, gate, y) if fused(x.device) else x + gate * y
+# %% ../../nbs/codec/04_transformer.ipynb #a5b53cbe
+class LayerStack(nn.Module):
+    "Layers between two projections; what the layers share is worked out once."
+    def __init__(self,
+        layers:list[TransformerBlock], # first to last
+        norm:nn.Module, # the last one, without a gate
+        dim:int, # channels inside
+        input_dim:int|None=None, # channels of the input; None: `dim`, unprojected
+        output_dim:int|None=None, # channels of the output; None: `dim`, unprojected
+    ):
+        super().__init__()
+        self.layers, self.norm = nn.ModuleList(layers), norm
+        self.input_proj = nn.Identity() if input_dim is None else Linear(input_dim, dim)
+        self.output_proj = nn.Identity() if output_dim is None else Linear(dim, output_dim)
+        self.input_dim, self.output_dim = input_dim or dim, output_dim or dim
+
+    @property
+    def dtype(self): return self.layers[0].attention.wq.weight.dtype # that it computes in
+
+    def forward(self,
+        x:torch.Tensor, # (batch, frames, input_dim)
+        condition:torch.Tensor|None=None, # (batch, 1, condition_dim)
+        mask:torch.Tensor|None=None, # (batch, frames) from `length_mask`
+    ) -> torch.Tensor: # (batch, frames, output_dim)
+        "Frames in their context."
+        known, x = {}, self.input_proj(x.to(self.dtype))
+        if condition is not None: condition = condition.to(self.dtype)
+        norms = [m for m in self.modules() if isinstance(m, AdaLNZero)]
+        if norms and fused(x.device): condition = conditions(norms, condition)
+        for layer in self.layers: x = layer(x, condition, mask, known)
+        return tiled(lambda x, *_: self.output_proj(self.norm(x, condition)[0]), x)
+
+# %% ../../nbs/codec/04_transformer.ipynb #64bd0993
+def _half_window(size): # -> neighbours on each side, or None
+    if size is not None and size % 2 == 0:
+        raise ValueError(f"window_size={size}: must be odd, the frame itself and as many on each side")
+    return None if size is None else size // 2
+
+def _norms(dim, eps, adaptive, condition_dim): # -> a function that makes norms
+    if not adaptive: return lambda gated=True: PlainNorm(dim, eps=eps)
+    if condition_dim is None: raise ValueError("use_adaln_zero needs adanorm_condition_dim")
+    return lambda gated=True: AdaLNZero(dim, condition_dim, eps, gated)
+
+def _hidden(dim, multiplier, multiple_of): # -> width of the feed-forward part
+    return -(-int((multiplier or 1) * int(2 * 4 * dim / 3)) // multiple_of) * multiple_of
+
+def _blocks(n, sizes, hidden, norm):
+    return [TransformerBlock(Attention(*sizes), FeedForward(sizes[0], hidden), norm) for _ in range(n)]
 
 # %% ../../nbs/codec/04_transformer.ipynb #854daee1
-class Transformer(nn.Module):
-    "A stack of layers with projections at both ends."
+class Transformer(LayerStack):
+    "The stack of layers that a configuration describes."
     def __init__(self,
         dim:int=4096, # channels inside
         n_layers:int=32, # layers
@@ -152,33 +252,10 @@ class Transformer(nn.Module):
         use_flash_attention:bool=False, # a choice of kernel elsewhere
         use_adaln_zero:bool=False, # condition every layer
         use_xavier_init:bool=True, # training only
-        causal:bool=False, # see no later frame of the window; without a window of no effect, as in the models trained so
+        causal:bool=False, # see no later frame of the window; without a window no effect, as trained
     ):
-        super().__init__()
-        if window_size is not None and window_size % 2 == 0: raise ValueError(f"window_size={window_size}: must be odd, the frame itself and as many on each side")
-        if use_adaln_zero and adanorm_condition_dim is None: raise ValueError("use_adaln_zero needs adanorm_condition_dim")
-        hidden = int((ffn_dim_multiplier or 1) * int(2 * 4 * dim / 3))
-        hidden = -(-hidden // multiple_of) * multiple_of
-        norm = lambda gated=True: AdaLNZero(dim, adanorm_condition_dim, norm_eps, gated) if use_adaln_zero else PlainNorm(dim, eps=norm_eps)
-        block = lambda: TransformerBlock(Attention(dim, n_heads, window_size and window_size // 2, rope_theta if use_rope else None, qkv_bias, proj_bias, causal and window_size is not None),
-                                         FeedForward(dim, hidden), norm)
-        self.layers, self.norm = nn.ModuleList(block() for _ in range(n_layers)), norm(False)
-        self.input_proj = nn.Identity() if input_dim is None else Linear(input_dim, dim)
-        self.output_proj = nn.Identity() if output_dim is None else Linear(dim, output_dim)
-        self.input_dim, self.output_dim = input_dim or dim, output_dim or dim
-
-    @property
-    def dtype(self): return self.layers[0].attention.wq.weight.dtype # that it computes in
-
-    def forward(self,
-        x:torch.Tensor, # (batch, frames, input_dim)
-        condition:torch.Tensor|None=None, # (batch, 1, adanorm_condition_dim)
-        keep:torch.Tensor|None=None, # from `layers.real`
-    ) -> torch.Tensor: # (batch, frames, output_dim)
-        "Frames in their context."
-        known, x = {}, self.input_proj(x.to(self.dtype))
-        if condition is not None: condition = condition.to(self.dtype)
-        norms = [m for m in self.modules() if isinstance(m, AdaLNZero)]
-        if norms and fused(x.device): condition = conditions(norms, condition)
-        for layer in self.layers: x = layer(x, condition, keep, known)
-        return tiled(lambda x, *_: self.output_proj(self.norm(x, condition)[0]), x)
+        side, norm = _half_window(window_size), _norms(dim, norm_eps, use_adaln_zero, adanorm_condition_dim)
+        sizes = (dim, n_heads, side, rope_theta if use_rope else None, qkv_bias, proj_bias,
+                 causal and side is not None)
+        blocks = _blocks(n_layers, sizes, _hidden(dim, ffn_dim_multiplier, multiple_of), norm)
+        super().__init__(blocks, norm(False), dim, input_dim, output_dim)

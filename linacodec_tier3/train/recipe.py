@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..codec.layers import length_mask
 from ..codec.mel_decoder import log_mel
 from ..codec.model import LISTENING_RATE, Core, MelFrontend, Network, Settings, built, mel_frames, padding, vocoder_from
-from ..codec.resample import resample
+from ..codec.resample import sinc_resample
 from ..codec.seeded import NANO, Spec, write_configs
 from ..weights.files import VOCODER, publish
 from ..config import resolve_device
@@ -71,7 +71,7 @@ def batch_of(
     pad = lambda x: F.pad(torch.from_numpy(x), (padding(len(x), RATE, arch, s.downsample_factor),) * 2)
     audio = [u.audio[:len(u.audio) // token * token] for u in utterances]
     joined = lambda waves: pad_sequence(waves, batch_first=True).to(net.device)
-    hears = lambda waves: resample(joined(waves), RATE, LISTENING_RATE)
+    hears = lambda waves: sinc_resample(joined(waves), RATE, LISTENING_RATE)
     counts = [len(x) // token for x in audio]
     return Batch(
         heard=hears([pad(x / loudest(x)) for x in audio]), tokens=counts,
@@ -90,7 +90,7 @@ def understood(
     content = core.local_quantizer.through(core.latents(net.content_frontend(b.heard)[:, :max(counts)], counts))
     voiced = [arch.frames(n) for n in b.voice_samples]
     voice = core.global_encoder(net.speaker_frontend(b.voice)[:, :max(voiced)], length_mask(voiced, content.device))
-    return core.mel_prenet(content, keep=length_mask(b.tokens, content.device)), voice
+    return core.mel_prenet(content, mask=length_mask(b.tokens, content.device)), voice
 
 def true_mel(
     b:Batch, # of audio at the level to be made
@@ -140,7 +140,7 @@ def spoken(
 ) -> tuple[torch.Tensor, torch.Tensor]: # made and true, (batch, samples) at 48 kHz
     "The vocoder's audio beside the true one."
     made = torch.stack(net.vocoder(piece.mel, [piece.mel.shape[1]] * len(piece.mel)))
-    true = resample(piece.audio, RATE, 2 * RATE)
+    true = sinc_resample(piece.audio, RATE, 2 * RATE)
     return tuple(x[:, 2 * edge:true.shape[1] - 2 * edge] for x in (made, true))
 
 def sound_loss(
@@ -148,7 +148,7 @@ def sound_loss(
     true:torch.Tensor, # same shape
 ) -> tuple[torch.Tensor, dict, torch.Tensor, torch.Tensor]: # what to make small; its parts; both at 24 kHz
     "Spectra close to the true ones."
-    made_24, true_24 = (resample(x, 2 * RATE, RATE) for x in (made, true))
+    made_24, true_24 = (sinc_resample(x, 2 * RATE, RATE) for x in (made, true))
     mel, stft = mel_loss(made_24, true_24), stft_loss(made, true)
     return 4 * mel + 2 * stft, dict(mel=mel, stft=stft), made_24, true_24
 
