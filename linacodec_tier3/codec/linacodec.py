@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 import numpy as np, torch
+from fastcore.basics import patch_to
 from torch.nn.utils.rnn import pad_sequence
 from .batches import (
     CONTEXT_S, SEGMENT_S, all_checked, by_length, crossfaded, first_true, has_nonfinite, in_one_place, listed,
     moved, packed, segments, send_ragged)
 from .layers import length_mask, on_device
 from .model import (
-    FRONTEND_RATE, PRECISIONS, Network, load_network, mel_frames, padding, patch_to, prepare)
+    FRONTEND_RATE, PRECISIONS, Network, load_network, mel_frames, padding, prepare)
 from .resample import sinc_resample
 from ..weights.store import locate
 from ..config import encoding_dtype, resolve_device
@@ -364,8 +365,7 @@ def __repr__(self):
             f"dtype={dtype!r}{more})")
 
 # %% ../../nbs/codec/12_linacodec.ipynb #e77dec74
-@patch_to(LinaCodec)
-@classmethod
+@patch_to(LinaCodec, cls_method=True)
 def from_pretrained(cls,
     repo_or_folder:str|Path|None=None, # hub repository or local folder; None: as LINACODEC_WEIGHTS says
     device:str|None=None, # "cuda", "mps" or "cpu"; None: the best there is

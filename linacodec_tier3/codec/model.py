@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONTENT_LAYERS', 'FRONTEND_RATE', 'UNUSED', 'DECODING', 'PRECISIONS', 'built', 'Settings', 'FrontendSettings',
-           'dtype_of', 'patch_to', 'Core', 'standardised', 'padding', 'mel_frames', 'MelFrames', 'MelFrontend',
-           'Network', 'core_of', 'with_batch_statistics', 'content_frontend_of', 'speaker_frontend_of', 'frontends_of',
+           'dtype_of', 'Core', 'standardised', 'padding', 'mel_frames', 'MelFrames', 'MelFrontend', 'Network',
+           'core_of', 'with_batch_statistics', 'content_frontend_of', 'speaker_frontend_of', 'frontends_of',
            'speech_encoder', 'vocoder_from', 'vocoder_of', 'decoding_fingerprint', 'place', 'prepare', 'load_network']
 
 # %% ../../nbs/codec/09_model.ipynb #e81430a9
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable
 import torch, torch.nn.functional as F
+from fastcore.basics import patch_to
 from torch import nn
 from .layers import fused, on_device, length_mask, to_dtype
 from .fsq import FiniteScalarQuantizer
@@ -86,16 +87,6 @@ def dtype_of(
 ) -> torch.dtype: # float32 if it has no weights
     "What a module computes with."
     return next((p.dtype for p in module.parameters()), torch.float32)
-
-def patch_to(
-    cls:type, # what gets the method
-) -> Callable: # a decorator for a function or a `classmethod`, which it gives back
-    "Add what is defined next to a class, so that a class can be shown method by method."
-    def add(method):
-        getattr(method, "__func__", method).__qualname__ = f"{cls.__name__}.{method.__name__}"
-        setattr(cls, method.__name__, method)
-        return method
-    return add
 
 # %% ../../nbs/codec/09_model.ipynb #121ecc18
 class Core(nn.Module):

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 import numpy as np, torch, yaml
+from fastcore.basics import patch_to
 from .batches import checked, listed
 from .model import (
-    CONTENT_LAYERS, FRONTEND_RATE, UNUSED, decoding_fingerprint, patch_to, with_batch_statistics)
+    CONTENT_LAYERS, FRONTEND_RATE, UNUSED, decoding_fingerprint, with_batch_statistics)
 from .wavlm import MODELS, architecture, unused_by_speech_encoder
 from ..weights.files import WAVLM, Weights, WeightsError, assign, one_line
 from ..weights.store import locate
@@ -158,8 +159,7 @@ class UpstreamLinaCodec:
 _OWN = "upstream takes no precision but its own; unset it, or set LINACODEC_BACKEND=native"
 _MPS = "upstream computes in float64 there, which mps lacks; set DEVICE=cpu, or LINACODEC_BACKEND=native"
 
-@patch_to(UpstreamLinaCodec)
-@classmethod
+@patch_to(UpstreamLinaCodec, cls_method=True)
 def from_pretrained(cls,
     repo_or_folder:str|Path|None=None, # hub repository or local folder; None: as LINACODEC_WEIGHTS says
     device:str|None=None, # "cpu" or "cuda"; None: the best there is
