@@ -65,7 +65,7 @@ nano-gpu: ## train its core on a GPU from build/nano-pack into OUT=out within NA
 nano-gpu-pack: $(TRAIN) ## voices and texts for `make nano-gpu` on a machine without network, into build/nano-pack
 	@$(BIN)/python -m linacodec_tier3.train.packed pack --pack $(NANO_PACK)
 	@rm -rf build/nano-wheels
-	@$(WHEELS) -d build/nano-wheels soxr soundfile cffi pycparser
+	@$(WHEELS) -d build/nano-wheels soxr soundfile cffi pycparser fastcore
 	@for wheel in build/nano-wheels/*.whl; do $(BIN)/python -m zipfile -e "$$wheel" $(NANO_PACK)/python; done
 	@du -sh $(NANO_PACK) && test "$$(du -sm $(NANO_PACK) | cut -f1)" -le 47 || { echo "make nano-gpu-pack: over 47 MB" >&2; exit 1; }
 
@@ -76,7 +76,7 @@ gpu: ## measure the codec on this machine's GPU into OUT=out within LIMIT=360 se
 gpu-pack: $(READY) ## fetch wheels for `make gpu` on a machine without network, into build/gpu-pack
 	@rm -rf $(PACK) && mkdir -p $(PACK)
 	@$(WHEELS) -d $(PACK) \
-		aiohttp-retry annotated-types backoff bcrypt cffi cryptography invoke paramiko pycparser pydantic pydantic_core \
+		aiohttp-retry annotated-types backoff bcrypt cffi cryptography fastcore invoke paramiko pycparser pydantic pydantic_core \
 		pynacl runpod soundfile soxr tomli tomlkit tqdm-loggable
 	@du -sh $(PACK) && test "$$(du -sm $(PACK) | cut -f1)" -le 40 || { echo "make gpu-pack: over 40 MB" >&2; exit 1; }
 

@@ -28,7 +28,7 @@ EDGE = 1e-4  # a token may differ where the number it was rounded from lies so c
 
 @dataclass(frozen=True)
 class Step:
-    "One process's work."
+    "What one process does, with its limits."
     name:str # its key in the results
     work:object # function of a `Bench`
     most_s:float # seconds until it is killed
@@ -241,13 +241,13 @@ def named(dtype, encode): return dtype if encode is None else f"{dtype}, encodin
 def before_rounding():
     "Collects what the quantiser is about to round, as far as it does that where it can be watched."
     from linacodec_tier3.codec import fsq
-    seen, length_mask = [], fsq.bounded
+    seen, bounded = [], fsq.bounded
     def watched(*a, **k):
-        seen.append(length_mask(*a, **k))
+        seen.append(bounded(*a, **k))
         return seen[-1]
     fsq.bounded = watched
     try: yield seen
-    finally: fsq.bounded = length_mask
+    finally: fsq.bounded = bounded
 
 
 def heard(codec, audio, **more): # tokens, embedding, and (tokens, digits) float64 before rounding, or None
@@ -302,7 +302,7 @@ class Reference:
     def __init__(self, b, model): self.b, self.model = b, model
 
     def arrays(self, what): # as `prepare` stored them
-        "Of some recordings."
+        "What is stored of some recordings."
         import numpy as np
         with np.load(self.b.room / f"{self.model}.{what}.npz") as f: return dict(f.items())
 
@@ -1307,7 +1307,7 @@ def child(args):
 
 
 def main(argv=None):
-    "The command line."
+    "Measure all steps, or those that the command line names."
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--out", default="out/gpu", help="folder for gpu.json")

@@ -24,7 +24,7 @@ from .codec.choice import load_linacodec
 from .codec.protocol import CodecUnavailable
 from .config import ConfigError, get_config, settings_table
 from .contract import (
-    EMBEDDING_MODES, FORMATS, STREAMED_FORMATS, TOKEN_ENCODINGS, TOKENS, schema, wire_size)
+    FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, schema, wire_size)
 from .doctor import examine, todos, verdict
 from .handler import health, voices
 from .local.endpoint import LocalEndpoint
@@ -186,14 +186,12 @@ def decoder(
         print(f"no tokens, but pcm_24: {e.reason}", file=sys.stderr)
 
 # %% ../nbs/13_cli.ipynb #4a10fccc
-_KEYS = ("text", "voice", "service", "seed", "speed", "max_chars", "token_encoding", "embedding_mode")
-
 def run_command(
     args:argparse.Namespace, # of `parser`
 ) -> None: # raises `JobFailed`, `StreamError`
     "What `linacodec-tier3 run` does."
     if not args.verbose: logging.getLogger("linacodec_tier3").setLevel(logging.WARNING)  # for the bar
-    given = {k: getattr(args, k) for k in _KEYS if getattr(args, k) is not None}
+    given = {k: v for k, v in vars(args).items() if k in Request.model_fields and v is not None}
     codec = decoder(args.format)
     given["output_format"] = args.format or (TOKENS if codec else "pcm_24")
     with somewhere(args.url, args.api_key) as endpoint:
@@ -275,15 +273,12 @@ def doctor_command(
     return int(any(f.bad for f in found))
 
 # %% ../nbs/13_cli.ipynb #adbc8302
-def _request_options(p): # one for each of `_KEYS`, and `--format` for `output_format`
+def _request_options(p, request): # what a command decides itself is left out
     p.add_argument("--text", default=TEXT)
     p.add_argument("--format", choices=FORMATS, metavar="FORMAT",
                    help=f"{', '.join(FORMATS)}; default: {TOKENS}, or pcm_24 where there is no codec")
-    for name in ("voice", "service"): p.add_argument(f"--{name}")
-    for name, kind in (("seed", int), ("speed", float), ("max-chars", int)):
-        p.add_argument(f"--{name}", type=kind)
-    for name, choices in (("token-encoding", TOKEN_ENCODINGS), ("embedding-mode", EMBEDDING_MODES)):
-        p.add_argument(f"--{name}", choices=choices, help=f"of {TOKENS}")
+    flags = request_flags(request, leave_out=("text", "stream", "output_format", "action"))
+    for flag, options in flags.items(): p.add_argument(flag, **options)
 
 def _run_options(p):
     p.add_argument("--out", type=Path, default=Path("out"),
@@ -304,7 +299,9 @@ def _weights_options(p):
     p.add_argument("--revision", help="commit, tag or branch; default: LINACODEC_REVISION")
 
 # %% ../nbs/13_cli.ipynb #648eb245
-def parser() -> argparse.ArgumentParser: # of all commands
+def parser(
+    request:type=Request, # whose keys are flags of `run`
+) -> argparse.ArgumentParser: # of all commands
     "The command line's parser."
     p = argparse.ArgumentParser(prog="linacodec-tier3", description="Speech, streamed from a RunPod worker.")
     p.add_argument("--version", action="version", version=__version__)
@@ -316,7 +313,7 @@ def parser() -> argparse.ArgumentParser: # of all commands
     def show(name, what, doc): command(name, lambda args: print(what()), doc)
     as_json = lambda what: json.dumps(what, indent=2)
     command("run", run_command, "speak a text through an endpoint and keep what comes",
-            _request_options, _run_options)
+            lambda p: _request_options(p, request), _run_options)
     command("serve", serve_command, "keep a local endpoint up, with the real worker behind it",
             _serve_options)
     command("prefetch", prefetch_command, "fetch, check and convert the codec's weights", _weights_options)

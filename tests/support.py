@@ -117,11 +117,11 @@ class PlainClient:
         if endpoint.api_key: self.session.headers["Authorization"] = f"Bearer {endpoint.api_key}"
 
     def call(self, method, path, **options) -> requests.Response:
-        "One request."
+        "One request, answered or not."
         return self.session.request(method, f"{self.url}/{path}", timeout=100, **options)
 
     def run(self, **ask) -> str: # job ID
-        "Submit a job."
+        "Submit a job with this input."
         return self.call("POST", "run", json={"input": ask}).json()["id"]
 
     def follow(self, job_id) -> Iterator[tuple[dict, float]]: # (partial, seconds since the first poll)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+from fastcore.basics import patch_to
 from ..contract import FINAL_STATES
 from .jobs import Job, end_job, worker_died
 from .process import (WorkerSlot, close_slot, last_lines, launch, worker_env,
@@ -176,54 +177,42 @@ class LocalEndpoint:
 
 LocalEndpoint.__signature__ = inspect.signature(EndpointSettings) # what editors show
 
-# %% ../../nbs/local/03_endpoint.ipynb #154d516a
-def patch(method): # a function, or a property
-    "Make a function a method of the class that its first parameter is annotated with."
-    function = method.fget if isinstance(method, property) else method
-    cls = next(iter(function.__annotations__.values()))
-    function.__qualname__ = f"{cls.__name__}.{function.__name__}"
-    setattr(cls, function.__name__, method)
-
 # %% ../../nbs/local/03_endpoint.ipynb #d7622c62
-@patch
-@property
-def url(self:LocalEndpoint) -> str: # for `runpod.endpoint_url_base`
+@patch_to(LocalEndpoint, as_prop=True)
+def url(self) -> str: # for `runpod.endpoint_url_base`
     "The address of the API, without the endpoint's name."
     return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/v2"
 
-@patch
-@property
-def endpoint_url(self:LocalEndpoint) -> str: # what /run and the others are appended to
+@patch_to(LocalEndpoint, as_prop=True)
+def endpoint_url(self) -> str: # what /run and the others are appended to
     "The address of this endpoint."
     return f"{self.url}/{self.endpoint_id}"
 
 # %% ../../nbs/local/03_endpoint.ipynb #158ba285
-@patch
-@property
-def worker_pids(self:LocalEndpoint) -> list[int]: # of the processes that run now
+@patch_to(LocalEndpoint, as_prop=True)
+def worker_pids(self) -> list[int]: # of the processes that run now
     "Process IDs of the workers."
     return self._ask(lambda state: [slot.process.pid for slot in state.slots if slot.process])
 
-@patch
-@property
-def failure(self:LocalEndpoint) -> str|None: # one line; None when there is nothing to tell
+@patch_to(LocalEndpoint, as_prop=True)
+def failure(self) -> str|None: # one line; None when there is nothing to tell
     "Why a worker does not come up."
     return self._ask(lambda state: worker_failure(state.slots, state.lines))
 
-@patch
-def health(self:LocalEndpoint) -> dict: # as /health answers
+@patch_to(LocalEndpoint)
+def health(self) -> dict: # as /health answers
     "How many jobs and workers are in which state."
     return self._ask(endpoint_health)
 
-@patch
-def logs(self:LocalEndpoint) -> list[str]: # oldest first, the last 2,000
+@patch_to(LocalEndpoint)
+def logs(self) -> list[str]: # oldest first, the last 2,000
     "Lines that workers wrote."
     return list(self._state.lines)
 
 # %% ../../nbs/local/03_endpoint.ipynb #79b0e871
-@patch
+@patch_to(LocalEndpoint)
 def job(
-    self:LocalEndpoint,
+    self,
     job_id:str, # from /run
 ) -> Job: # a copy
     "A job's record; `KeyError` when it was forgotten."
@@ -233,9 +222,9 @@ def job(
     return self._ask(lambda state: copy(state.store.jobs[job_id]))
 
 # %% ../../nbs/local/03_endpoint.ipynb #2f39ff52
-@patch
+@patch_to(LocalEndpoint)
 def start(
-    self:LocalEndpoint,
+    self,
     wait:bool = True, # until every worker has asked for its first job
 ) -> LocalEndpoint: # itself; raises `RuntimeError` with one line when a worker does not come up
     "Open the port and start the workers."
@@ -248,8 +237,8 @@ def start(
         raise
     return self
 
-@patch
-def _start(self:LocalEndpoint, command, wait):
+@patch_to(LocalEndpoint)
+def _start(self, command, wait):
     run, state, base = self._thread.run, self._state, f"/v2/{self.endpoint_id}"
     routes = client_routes(base) + worker_routes(base)
     self._runner, self.port = run(open_server(state, routes, self.host, self.port))
@@ -258,8 +247,8 @@ def _start(self:LocalEndpoint, command, wait):
     if wait: run(all_ready(state, self.start_timeout))
 
 # %% ../../nbs/local/03_endpoint.ipynb #0d7c5206
-@patch
-def stop(self:LocalEndpoint):
+@patch_to(LocalEndpoint)
+def stop(self):
     "End the workers, then the server; jobs still open are FAILED then. A second call does nothing."
     if not self._thread: return
     self._thread.run(close_slots(self._state, self.grace))
@@ -268,8 +257,8 @@ def stop(self:LocalEndpoint):
     atexit.unregister(self.stop)
     thread.stop()
 
-@patch
-def serve_forever(self:LocalEndpoint):
+@patch_to(LocalEndpoint)
+def serve_forever(self):
     "Run until SIGINT or SIGTERM, then stop; for the main thread."
     if not self._thread: self.start()
     ended, signals = threading.Event(), (signal.SIGINT, signal.SIGTERM)

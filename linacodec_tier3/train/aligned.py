@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 import numpy as np, soxr, torch
 from ..codec.mel_decoder import log_mel
-from ..codec.model import LISTENING_RATE, MelFrontend, Settings, mel_frames, padding
+from ..codec.model import FRONTEND_RATE, MelFrontend, Settings, mel_frames, padding
 from ..codec.resample import sinc_resample
 from ..weights.files import publish
 from .speech import FACTORS, LONGEST_S, RATE, SHORTEST_S, SPEEDS
@@ -192,7 +192,7 @@ def features(
     audio, pad, n = audio[:tokens * TOKEN], _pad(tokens), frames_of(tokens)
     peak = float(np.abs(audio).max()) + 1e-8
     x = torch.nn.functional.pad(torch.from_numpy(audio / peak), (pad, pad))
-    frontend = _frontend()(sinc_resample(x, RATE, LISTENING_RATE)[None])[0, :4 * tokens]
+    frontend = _frontend()(sinc_resample(x, RATE, FRONTEND_RATE)[None])[0, :4 * tokens]
     mel = log_mel(x).T[:n]
     said, played = timeline(symbols, samples, n, pad), voice if factor == 1 else f"{voice}*{factor:g}"
     return Features(played, tokens, peak, frontend.half().numpy(), mel.half().numpy(), *said)

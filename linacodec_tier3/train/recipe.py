@@ -20,10 +20,10 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from ..codec.layers import length_mask
 from ..codec.mel_decoder import log_mel
-from ..codec.model import LISTENING_RATE, Core, MelFrontend, Network, Settings
+from ..codec.model import FRONTEND_RATE, Core, MelFrontend, Network, Settings
 from ..codec.model import built, mel_frames, padding, vocoder_from
 from ..codec.resample import sinc_resample
-from ..codec.seeded import NANO, Spec, write_configs
+from ..codec.configurations import NANO_SPEC, Spec, write_configs
 from ..weights.files import VOCODER, publish
 from ..config import resolve_device
 from .objectives import LEAST, Discriminators, Speller, discriminator_loss, feature_loss
@@ -73,17 +73,17 @@ def batch_of(
 ) -> Batch: # on the network's device
     "A batch, padded as inference pads."
     s, arch = net.core.settings, net.content_frontend.arch
-    token = arch.hop * s.downsample_factor * RATE // LISTENING_RATE
+    token = arch.hop * s.downsample_factor * RATE // FRONTEND_RATE
     loudest = lambda x: np.abs(x).max() + 1e-8
     pad = lambda x: F.pad(torch.from_numpy(x), (padding(len(x), RATE, arch, s.downsample_factor),) * 2)
     audio = [u.audio[:len(u.audio) // token * token] for u in utterances]
     joined = lambda waves: pad_sequence(waves, batch_first=True).to(net.device)
-    at_16k = lambda waves: sinc_resample(joined(waves), RATE, LISTENING_RATE)
+    at_16k = lambda waves: sinc_resample(joined(waves), RATE, FRONTEND_RATE)
     counts = [len(x) // token for x in audio]
     return Batch(
         content=at_16k([pad(x / loudest(x)) for x in audio]), tokens=counts,
         speaker=at_16k([torch.from_numpy(x / loudest(x)) for x in samples]),
-        speaker_samples=[math.ceil(len(x) * LISTENING_RATE / RATE) for x in samples],
+        speaker_samples=[math.ceil(len(x) * FRONTEND_RATE / RATE) for x in samples],
         audio=joined([pad(x * (HEADROOM / loudest(v))) for x, v in zip(audio, samples)]),
         frames=[mel_frames(n, s, arch) for n in counts], phonemes=[u.phonemes for u in utterances])
 
@@ -239,7 +239,7 @@ class Training:
         recipe:Recipe, # all of the numbers
         corpus:Corpus, # what is shown
         folder:Path, # for the checkpoint; made if it is not there
-        spec:Spec=NANO, # of the codec
+        spec:Spec=NANO_SPEC, # of the codec
         device:str="auto", # where to train
         half:bool=True, # matrix products in bfloat16
     ): # raises `ValueError` where the folder holds a checkpoint of another recipe
