@@ -15,6 +15,9 @@ NANO_LIMIT ?= 560
 WHEELS := $(BIN)/python -m pip download -qq --disable-pip-version-check -c requirements.lock --no-deps --only-binary=:all: \
 	--python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none --platform any \
 	$(addprefix --platform manylinux,_2_34_x86_64 _2_28_x86_64 _2_27_x86_64 _2_17_x86_64 2014_x86_64)
+# Side by side: tests/conftest.py says how many on how many processors, in which order, and what runs alone.
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest tests -n $(JOBS) --max-worker-restart 2
 NBS = $(shell find nbs -name '*.ipynb' -not -path '*/[._]*' | sort)
 
 # What the user says reaches the shell through the environment, so quotes and dollar signs in a text stay what they are.
@@ -26,7 +29,7 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test slow nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
+.PHONY: help run serve check test slow nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +41,16 @@ run: $(READY) ## speak through the local endpoint into OUT=out; also TEXT= VOICE
 serve: $(READY) ## keep the local endpoint up at PORT=8000
 	@$(BIN)/linacodec-tier3 serve --port "$(PORT)"
 
-test: $(READY) ## every notebook's tests and tests/
-	@$(BIN)/python -m pytest tests
+check: $(READY) ## in seconds: house rules, clean notebooks, a package that is what they export
+	@$(BIN)/python .ci/house.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_clean
+	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_export
+
+test: $(READY) ## every notebook's tests and tests/, side by side; JOBS=1 for one after another
+	@$(PYTEST)
 
 slow: $(SLOW) ## the same, with what is flagged slow
-	@$(BIN)/python -m pytest tests --slow
+	@$(PYTEST) --slow
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"

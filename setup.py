@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+readme = here / "README.md"
 cfg = ConfigParser()
 cfg.read(here / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
@@ -15,7 +16,7 @@ setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     url=cfg["git_url"],
     author=cfg["author"],
@@ -27,6 +28,9 @@ setup(
     package_data={f"{cfg['lib_name']}.codec": ["linacodec-nano/**"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "linacodec_tier3.engines": cfg["engines"].split()},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "linacodec_tier3.engines": cfg["engines"].split(),
+    },
     zip_safe=False,
 )

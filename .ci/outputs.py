@@ -1,7 +1,8 @@
 """Run notebooks and store what they show: `python .ci/outputs.py NOTEBOOK…`, each in a process of its own.
 
-nbdev's tester runs notebooks but stores nothing. Cells that it skips (`#| eval: false`, the `tst_flags` of settings.ini,
-the export at the end) are skipped here too and keep the outputs they have; FLAGS="slow gpu" in the environment runs flagged ones.
+nbdev's tester runs notebooks but stores nothing. Cells that it skips (`#| eval: false`, the `tst_flags` of
+settings.ini, the export at the end) are skipped here too and keep the outputs they have; FLAGS="slow gpu" in
+the environment runs flagged ones.
 """
 import os, re, subprocess, sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def run_cell(
     shell, # the notebook's
     cell, # code cell, gets new outputs
 ) -> None: # ends the process when the cell raises
-    "One cell."
+    "Run one cell and keep what it shows."
     cell.outputs = []
     shell.cell(cell)
     if shell.exc: sys.exit(shell.prettytb(path))

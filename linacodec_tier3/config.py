@@ -34,8 +34,8 @@ def number(
     def parse(text):
         try: value = kind(text)
         except ValueError: value = None
-        if value is None or not low <= value <= high: raise ValueError(f"expected {noun} from {low:g} to {high:g}")
-        return value
+        if value is not None and low <= value <= high: return value
+        raise ValueError(f"expected {noun} from {low:g} to {high:g}")
     return parse
 
 # %% ../nbs/01_config.ipynb #cfb68e31
@@ -61,7 +61,7 @@ def setting(
     doc:str, # what it does, for people
     **kw, # further arguments of `dataclasses.field`
 ) -> Any: # a dataclass field
-    "One documented variable."
+    "One variable with its parser and its explanation."
     return field(default=default, metadata=dict(parse=parse, doc=doc), **kw)
 
 # %% ../nbs/01_config.ipynb #da84a963
@@ -86,30 +86,53 @@ def encoding_dtype(
 @dataclass(frozen=True)
 class Config:
     "Every setting of the worker; made by `read_config`."
-    device:str = setting("auto", one_of("auto", "cuda", "mps", "cpu"), "where models run; `auto` takes the first there is")
+    device:str = setting("auto", one_of("auto", "cuda", "mps", "cpu"),
+        "where models run; `auto` takes the first there is")
     default_service:str = setting("hibari", str, "engine that `service: \"default\"` means")
-    chunk_chars:int = setting(500, number(20, 5000), "characters in a chunk when the request has no `max_chars`")
-    first_chunk_chars:int = setting(70, number(0, 5000), "characters in the first chunk of a stream; 0: no short first chunk")
-    expected_rtf:float = setting(0.66, number(0.01, 0.95, float), "seconds of work for a second of speech at which growing chunks still keep a player fed")
+    chunk_chars:int = setting(500, number(20, 5000),
+        "characters in a chunk when the request has no `max_chars`")
+    first_chunk_chars:int = setting(70, number(0, 5000),
+        "characters in the first chunk of a stream; 0: no short first chunk")
+    expected_rtf:float = setting(0.66, number(0.01, 0.95, float),
+        "seconds of work for a second of speech at which growing chunks still keep a player fed")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")
-    job_timeout_s:float = setting(300., number(1, 86400, float), "seconds after which a job ends with an error")
+    job_timeout_s:float = setting(300., number(1, 86400, float),
+        "seconds after which a job ends with an error")
     concurrency:int = setting(1, number(1, 64), "jobs that one worker takes at once")
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
-    shutdown_grace_s:float = setting(8., number(0, 3600, float), "seconds that a running job has to finish after SIGTERM")
-    log_level:str = setting("info", one_of("debug", "info", "warn", "error"), "least level of log lines written")
-    codec:str = setting("auto", one_of("auto", "published", "nano", "none"), "whose weights the codec has: `published` ones only, the small `nano` ones of this package only, `none` at all; `auto` takes the published ones where they are or can be fetched, else nano; where another LINACODEC_WEIGHTS, LINACODEC_REVISION or LINACODEC_BACKEND is set, it takes these and nothing else")
-    linacodec_weights:str = setting("YatharthS/LinaCodec", str, "the codec's weights: a hub repository, or a folder in its layout")
-    linacodec_revision:str = setting("main", str, "commit, tag or branch of that repository; a branch stays at the commit that it had when the volume was filled")
-    linacodec_backend:str = setting("native", one_of("native", "upstream"), "whose code runs the codec: this package's, or the `linacodec` package where that is installed")
-    linacodec_dtype:str = setting("float32", one_of(*DTYPES), "numbers that the codec computes with: `float32` with all its bits, also on a GPU; `tf32`, where a GPU multiplies with 10 bits; `bfloat16`; `float16`, which a CPU refuses")
-    linacodec_encode_dtype:str = setting("auto", one_of("auto", *DTYPES), "the same for encoding alone; `auto`: `float32` where LINACODEC_DTYPE is `bfloat16` or `tf32`, which would change tokens, else the same")
-    warm_up:str = setting("auto", one_of("auto", "on", "off"), "whether the codec encodes and decodes a second of noise when it is loaded, so that the first job does not wait for a GPU's libraries; `auto`: on a GPU only")
+    shutdown_grace_s:float = setting(8., number(0, 3600, float),
+        "seconds that a running job has to finish after SIGTERM")
+    log_level:str = setting("info", one_of("debug", "info", "warn", "error"),
+        "least level of log lines written")
+    codec:str = setting("auto", one_of("auto", "published", "nano", "none"),
+        "whose weights the codec has: `published` ones only, the small `nano` ones of this package only, "
+        "`none` at all; `auto` takes the published ones where they are or can be fetched, else nano; "
+        "where another LINACODEC_WEIGHTS, LINACODEC_REVISION or LINACODEC_BACKEND is set, it takes these "
+        "and nothing else")
+    linacodec_weights:str = setting("YatharthS/LinaCodec", str,
+        "the codec's weights: a hub repository, or a folder in its layout")
+    linacodec_revision:str = setting("main", str,
+        "commit, tag or branch of that repository; a branch stays at the commit that it had when the "
+        "volume was filled")
+    linacodec_backend:str = setting("native", one_of("native", "upstream"),
+        "whose code runs the codec: this package's, or the `linacodec` package where that is installed")
+    linacodec_dtype:str = setting("float32", one_of(*DTYPES),
+        "numbers that the codec computes with: `float32` with all its bits, also on a GPU; `tf32`, where "
+        "a GPU multiplies with 10 bits; `bfloat16`; `float16`, which a CPU refuses")
+    linacodec_encode_dtype:str = setting("auto", one_of("auto", *DTYPES),
+        "the same for encoding alone; `auto`: `float32` where LINACODEC_DTYPE is `bfloat16` or `tf32`, "
+        "which would change tokens, else the same")
+    warm_up:str = setting("auto", one_of("auto", "on", "off"),
+        "whether the codec encodes and decodes a second of noise when it is loaded, so that the first job "
+        "does not wait for a GPU's libraries; `auto`: on a GPU only")
     volume_dir:Path = setting(Path("/runpod-volume"), path, "where the network volume is mounted")
     hf_home:Path = setting(cache_folder("huggingface"), path, "Hugging Face hub's cache")
     torch_home:Path = setting(cache_folder("torch"), path, "torch hub's cache")
-    codec_home:Path = setting(cache_folder("linacodec"), path, "codec weights, as they were fetched and converted")
+    codec_home:Path = setting(cache_folder("linacodec"), path,
+        "codec weights, as they were fetched and converted")
     hibari_home:Path = setting(cache_folder("hibari"), path, "further voices of the embedded engine")
-    voices_dir:Path = setting(lambda v: (v or Path.home() / ".local/share/linacodec-tier3") / "voices", path, "reference recordings for engines that copy a voice")
+    voices_dir:Path = setting(lambda v: (v or Path.home() / ".local/share/linacodec-tier3") / "voices", path,
+        "reference recordings for engines that copy a voice")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
@@ -117,14 +140,15 @@ class Config:
 
 # %% ../nbs/01_config.ipynb #37eccc75
 def read_config(
-    env:Mapping|None=None, # variables, of which unset and empty ones take their default; None: the process's own
+    env:Mapping|None=None, # variables; unset and empty ones take their default; None: the process's own
 ) -> Config: # raises `ConfigError` naming the first variable that cannot be used
     "The configuration that an environment describes."
     env, values, volume = os.environ if env is None else env, {}, None
     for f in fields(Config):
         name, text = f.name.upper(), env.get(f.name.upper(), "").strip()
         try: values[f.name] = f.metadata["parse"](text) if text else f.default
-        except ValueError as e: raise ConfigError(f"{name}={text!r}: {e}; correct or unset the variable") from None
+        except ValueError as e:
+            raise ConfigError(f"{name}={text!r}: {e}; correct or unset the variable") from None
         if callable(values[f.name]): values[f.name] = values[f.name](volume)
         if f.name == "volume_dir" and values[f.name].is_dir(): volume = values[f.name]
     return Config(**values)
@@ -148,7 +172,8 @@ def export_caches(
     "Tell the libraries which download things where to keep them."
     env = os.environ if env is None else env
     if "huggingface_hub" in sys.modules and env.get("HF_HOME") != str(cfg.hf_home):
-        _log.warning("HF_HOME=%s comes too late: huggingface_hub is imported already; import linacodec_tier3 first", cfg.hf_home)
+        _log.warning("HF_HOME=%s comes too late: huggingface_hub is imported already; "
+                     "import linacodec_tier3 first", cfg.hf_home)
     for name in ("hf_home", "torch_home", "hibari_home"): env[name.upper()] = str(getattr(cfg, name))
 
 def export_allocator(
@@ -175,7 +200,9 @@ def resolve_device(
     "The device that models run on."
     if choice == "cpu": return choice
     import torch
-    there = [name for name, ok in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)) if ok]
+    found = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    there = [name for name, ok in found.items() if ok]
     if choice == "auto": return there[0]
-    if choice not in there: raise ConfigError(f"DEVICE={choice!r}: not on this machine, which has {', '.join(there)}; unset it to use {there[0]}")
-    return choice
+    if choice in there: return choice
+    raise ConfigError(f"DEVICE={choice!r}: not on this machine, which has {', '.join(there)}; "
+                      f"unset it to use {there[0]}")

@@ -19,9 +19,11 @@ BUCKET = "results"
 def bucket(): # environment of a worker that has one
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
-    url, keys = "http://{}:{}".format(*server.get_host_and_port()), dict(aws_access_key_id="key", aws_secret_access_key="secret")
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    keys = dict(aws_access_key_id="key", aws_secret_access_key="secret")
     boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(Bucket=BUCKET)
-    yield dict(BUCKET_ENDPOINT_URL=url, BUCKET_ACCESS_KEY_ID="key", BUCKET_SECRET_ACCESS_KEY="secret", BUCKET_NAME=BUCKET)
+    yield dict(BUCKET_ENDPOINT_URL=url, BUCKET_ACCESS_KEY_ID="key", BUCKET_SECRET_ACCESS_KEY="secret",
+               BUCKET_NAME=BUCKET)
     server.stop()
 
 
@@ -40,4 +42,5 @@ def test_result_over_the_limit_is_uploaded_whole(bucket):
 def test_a_bucket_that_cannot_be_written_is_named_in_the_error(bucket):
     with LocalEndpoint(env=bucket | dict(BUCKET_NAME="not-there")) as endpoint:
         job = answered(endpoint, **REQUEST)
-    assert job.status == "FAILED" and "could not be uploaded" in job.error and "BUCKET_" in job.error and "\n" not in job.error
+    assert job.status == "FAILED" and "could not be uploaded" in job.error
+    assert "BUCKET_" in job.error and "\n" not in job.error

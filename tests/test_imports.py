@@ -69,7 +69,8 @@ spent = 1e3 * (time.perf_counter() - began)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_loads_what_it_needs_and_nothing_else(name):
-    modules, spent = fresh(f"from linacodec_tier3 import {name}; spent = [{name}.__module__, {name}.__name__]")
+    shown = f"spent = [{name}.__module__, {name}.__name__]"
+    modules, spent = fresh(f"from linacodec_tier3 import {name}; {shown}")
     assert spent[1] == name and spent[0] in modules
     assert not NOT_NEEDED[name] & modules
     if name != "LocalEndpoint": assert not inside(ROOMS, modules)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DEV = ("nbdev", "fastcore", "execnb", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "matplotlib", "pytest", "torchaudio", "vocos", "einops", "jsonargparse")
+DEV = ("nbdev", "fastcore", "execnb", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "matplotlib",
+       "pytest", "torchaudio", "vocos", "einops", "jsonargparse")
 SPEAK = """
 import importlib, json, os, pkgutil, sys
 os.environ["CODEC_HOME"] = "converted"
@@ -18,8 +19,10 @@ names = [m.name for m in pkgutil.walk_packages(linacodec_tier3.__path__, "linaco
 for name in names: importlib.import_module(name)
 codec = LinaCodec.from_pretrained("linacodec-nano", device="cpu")
 assert len(codec.decode(*codec.encode(np.sin(np.arange(24_000.)), 24_000))) > 40_000
-with LocalEndpoint() as endpoint: pieces = list(speak(Client(endpoint.endpoint_url), "Good morning.", output_format="pcm_24"))
-print(json.dumps(dict(where=linacodec_tier3.__file__, modules=names, there=[m for m in %r if importlib.util.find_spec(m)],
+with LocalEndpoint() as endpoint:
+    pieces = list(speak(Client(endpoint.endpoint_url), "Good morning.", output_format="pcm_24"))
+print(json.dumps(dict(where=linacodec_tier3.__file__, modules=names,
+                      there=[m for m in %r if importlib.util.find_spec(m)],
                       imported=sorted(sys.modules), seconds=sum(len(p.audio) / p.rate for p in pieces))))
 """
 
@@ -32,7 +35,7 @@ def run(*command, cwd):
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory): # folder of a virtual environment that has the package and what it requires, nothing else
+def installed(tmp_path_factory): # a virtual environment with the package and what it requires, nothing else
     folder = tmp_path_factory.mktemp("install")
     listed = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0")
     for name in filter(None, listed):
@@ -49,7 +52,8 @@ def installed(tmp_path_factory): # folder of a virtual environment that has the 
 
 def test_package_worker_and_client_work_without_development_tools(installed, tmp_path):
     said = json.loads(run(installed / "bin/python", "-c", SPEAK % (DEV,), cwd=tmp_path).splitlines()[-1])
-    assert Path(said["where"]).is_relative_to(installed) and not said["there"] and not set(DEV) & set(said["imported"])
+    assert Path(said["where"]).is_relative_to(installed)
+    assert not said["there"] and not set(DEV) & set(said["imported"])
     sources = {f"linacodec_tier3.{path.stem}" for path in (ROOT / "linacodec_tier3").glob("[!_]*.py")}
     assert sources <= set(said["modules"]) and 0.4 < said["seconds"] < 3
 
