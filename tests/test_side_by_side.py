@@ -1,7 +1,7 @@
 "Tests run side by side, but for those that measure time."
 import threading
 
-from conftest import SLOWEST, is_alone, rank, turn, unit_of
+from conftest import ALONE, ROOT, SLOWEST, is_alone, rank, turn, unit_of
 from support import wait_until
 
 NOTEBOOK = "tests/test_notebooks.py::test_runs[08_generators.ipynb]"
@@ -52,3 +52,9 @@ def test_the_slow_ones_come_first_and_those_that_run_alone_last():
     slow, slower, other = (f"tests/{name}.py::test_a" for name in (SLOWEST[-1], SLOWEST[0], "test_other"))
     in_turn = sorted(map(Item, [NOTEBOOK, slow, slower, other]), key=rank)
     assert [item.nodeid for item in in_turn] == [slower, slow, other, NOTEBOOK]
+
+
+def test_what_is_named_is_there():
+    names = [path.name for path in (*ROOT.glob("tests/test_*.py"), *ROOT.glob("nbs/**/[0-9]*.ipynb"))]
+    assert not [name for name in SLOWEST if not any(there.startswith(name) for there in names)]
+    assert {name.strip("[]") for name in ALONE} <= {*names}
