@@ -24,7 +24,7 @@ from .codec.choice import load_linacodec
 from .codec.protocol import CodecUnavailable
 from .config import ConfigError, get_config, settings_table
 from .contract import (
-    FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, schema, wire_size)
+    FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, request_schema, schema, wire_size)
 from .doctor import examine, todos, verdict
 from .handler import health, voices
 from .local.endpoint import LocalEndpoint
@@ -322,6 +322,7 @@ def parser(
     show("health", lambda: as_json(health(get_config())), "what a worker on this machine would be like")
     show("voices", lambda: as_json(voices(get_config())), "engines, voices and options")
     show("schema", lambda: as_json(schema()), "JSON schema of everything that a worker says")
+    show("request-schema", lambda: as_json(request_schema()), "JSON schema of a request: a job's `input`")
     show("settings", settings_table, "environment variables, their defaults and meanings")
     return p
 
