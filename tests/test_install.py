@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DEV = ("nbdev", "fastcore", "execnb", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "matplotlib",
+DEV = ("nbdev", "execnb", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "matplotlib",
        "pytest", "torchaudio", "vocos", "einops", "jsonargparse")
 SPEAK = """
 import importlib, json, os, pkgutil, sys

@@ -19,8 +19,9 @@ def ep():
 def http(ep): return PlainClient(ep)
 
 
-def threads(): # of endpoints and their workers
-    return {t for t in threading.enumerate() if t.name.startswith(("endpoint-", "worker-"))}
+def threads(endpoint_id): # of an endpoint and its workers
+    names = f"endpoint-{endpoint_id}", f"worker-log-{endpoint_id}-", f"worker-exit-{endpoint_id}-"
+    return [t.name for t in threading.enumerate() if t.name.startswith(names)]
 
 
 def gone(process): return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
@@ -50,7 +51,8 @@ def test_a_job_that_kills_every_worker_is_given_up_after_the_third_and_the_next_
 
 
 def test_stopping_lets_the_running_job_end_and_leaves_nothing_behind():
-    before, ep = threads(), echo_endpoint().start()
+    ep = echo_endpoint(endpoint_id="ends").start()
+    assert len(threads("ends")) == 3
     http = PlainClient(ep)
     [pid] = ep.worker_pids
     family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
@@ -62,7 +64,7 @@ def test_stopping_lets_the_running_job_end_and_leaves_nothing_behind():
     stopped = "the endpoint was stopped before the job was done"
     assert (ep.job(never).status, ep.job(never).error) == ("FAILED", stopped)
     assert len(family) > 1 and all(map(gone, family))
-    assert not threads() - before
+    assert not threads("ends")
     with pytest.raises(requests.ConnectionError): http.call("GET", "health")
 
 
@@ -102,21 +104,21 @@ FAILING = [([sys.executable, "-c", "import no_such_engine"], {}, "No module name
 
 @pytest.mark.parametrize("command, settings, why", FAILING, ids=["no module", "no program", "silent", "late"])
 def test_a_worker_that_does_not_come_up_is_an_error_of_one_line(command, settings, why):
-    before = threads()
-    with pytest.raises(RuntimeError) as error: LocalEndpoint(command=command, **settings).start()
+    down = LocalEndpoint(endpoint_id="down", command=command, **settings)
+    with pytest.raises(RuntimeError) as error: down.start()
     message = str(error.value)
     assert why in message and "\n" not in message
     if "no_such_engine" in why: assert "3 times in a row; it exited with code 1" in message
-    assert not threads() - before
+    assert not threads("down")
 
 
 def test_an_endpoint_that_did_not_wait_says_why_its_worker_is_down():
-    before, ep = threads(), LocalEndpoint(command=["false"]).start(wait=False)
+    ep = LocalEndpoint(endpoint_id="early", command=["false"]).start(wait=False)
     wait_until(lambda: ep.health()["workers"]["unhealthy"] == 1, 10)
     assert "exited with code 1" in ep.failure
     ep.stop()
     ep.stop()
-    assert not threads() - before
+    assert not threads("early")
 
 
 OWNER = """

@@ -47,8 +47,9 @@ class WorkerProcess:
         pipe = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._popen = subprocess.Popen(command, env=env, start_new_session=True, **pipe)
         self.pid, self._guard = self._popen.pid, _guard(self._popen.pid)
+        whose = env.get("RUNPOD_POD_ID", self.pid)
         def thread(name, work, *args):
-            started = threading.Thread(target=work, args=args, name=f"worker-{name}-{self.pid}", daemon=True)
+            started = threading.Thread(target=work, args=args, name=f"worker-{name}-{whose}", daemon=True)
             started.start()
             return started
         self._waiter = thread("exit", _wait, self, thread("log", _read, self._popen.stdout, on_line), on_exit)
