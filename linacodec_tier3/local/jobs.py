@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Refusal', 'Job', 'JobStore', 'submit', 'take', 'end_job', 'running', 'add_partial', 'hand_out', 'finish', 'cancel',
-           'purge', 'worker_died', 'expire', 'forget', 'describe', 'tally']
+           'purge', 'retry', 'worker_died', 'expire', 'forget', 'describe', 'tally']
 
 # %% ../../nbs/local/00_jobs.ipynb #c33cad01
 import sys, time, uuid
@@ -31,6 +31,8 @@ class Job:
     payload:Any # the request's `input`
     created:float # when it was submitted
     sync:bool = False # came through /runsync: larger result limit, shorter keeping
+    wait:float = 0.0 # seconds that a /runsync asked to be held for; its result is kept as long
+    extra:dict = field(default_factory=dict) # the request's other keys, which are left to the worker
     execution_timeout:float = 600.0 # seconds a worker may run it
     ttl:float = 86_400.0 # seconds from submission to its last state
     status:str = "IN_QUEUE" # or IN_PROGRESS, or one of `FINAL_STATES`
@@ -55,6 +57,7 @@ class JobStore:
     jobs:dict[str, Job] = field(default_factory=dict) # by ID, oldest first
     queue:deque[str] = field(default_factory=deque) # IDs of the jobs that wait, next one first
     stops:dict[str, list[str]] = field(default_factory=dict) # by worker: IDs it has to stop
+    deleted:dict[str, Job] = field(default_factory=dict) # by ID: past their ttl while a worker ran them
     counts:Counter = field(default_factory=Counter) # jobs by last state, and "retried"
     clock:Callable[[], float] = time.monotonic # seconds
     max_deaths:int = 3 # so many workers may die of a job before it is FAILED
@@ -67,10 +70,11 @@ class JobStore:
 def submit(
     store:JobStore, # changed in place
     payload:Any, # the request's `input`
-    **options, # `sync`, `held`, and in seconds `execution_timeout` and `ttl`
+    **options, # `sync`, `held`, `extra`, and in seconds `wait`, `execution_timeout` and `ttl`
 ) -> Job: # IN_QUEUE
     "A new job at the end of the queue."
-    job = Job(str(uuid.uuid4()), payload, store.clock(), **options)
+    name = f"{'sync-' if options.get('sync') else ''}{uuid.uuid4()}"
+    job = Job(name, payload, store.clock(), **options)
     store.jobs[job.id] = job
     store.queue.append(job.id)
     return job
@@ -106,11 +110,11 @@ def end_job(
 # %% ../../nbs/local/00_jobs.ipynb #ad32fc03
 def running(
     store:JobStore, # changed only by a new stop request
-    job_id:str, # a job in the store
+    job_id:str, # a job in the store, or one that was deleted
     worker:str, # who speaks of it
 ) -> Job|None: # None when what this worker says of the job no longer counts
     "The job, if this worker is the one that runs it."
-    job = store.jobs[job_id]
+    job = store.jobs.get(job_id) or store.deleted[job_id]
     if job.worker != worker: return None
     if job.status in ("CANCELLED", "TIMED_OUT"): _ask_to_stop(store, job)
     return job if job.status == "IN_PROGRESS" else None
@@ -177,6 +181,27 @@ def purge(
     for job in waiting: cancel(store, job)
     return len(waiting)
 
+# %% ../../nbs/local/00_jobs.ipynb #748883b9
+def _reset(store, job):
+    job.status, job.worker, job.output = "IN_QUEUE", None, None
+    job.taken = job.first_partial = None
+    hand_out(job, sys.maxsize)
+    job.sizes.clear()
+    job.retries += 1
+    store.counts["retried"] += 1
+
+def retry(
+    store:JobStore, # changed in place
+    job:Job, # in any state
+) -> bool: # False, and nothing changed, for a job that is neither FAILED nor TIMED_OUT
+    "Queue an ended job once more, last."
+    if job.status not in ("FAILED", "TIMED_OUT"): return False
+    store.counts[job.status] -= 1
+    _reset(store, job)
+    job.created, job.error, job.done, job.deaths = store.clock(), None, None, 0
+    store.queue.append(job.id)
+    return True
+
 # %% ../../nbs/local/00_jobs.ipynb #7de044b3
 def worker_died(
     store:JobStore, # changed in place
@@ -185,6 +210,7 @@ def worker_died(
 ):
     "Queue a dead worker's jobs again, first; fail those that killed too many."
     store.stops.pop(worker, None)
+    store.deleted = {i: job for i, job in store.deleted.items() if job.worker != worker}
     lost = [j for j in store.jobs.values() if j.worker == worker and j.status == "IN_PROGRESS"]
     for job in reversed(lost):
         job.deaths += 1
@@ -195,26 +221,28 @@ def worker_died(
 
 # %% ../../nbs/local/00_jobs.ipynb #55981301
 def _requeue(store, job):
-    job.status, job.worker, job.output = "IN_QUEUE", None, None
-    job.taken = job.first_partial = None
-    hand_out(job, sys.maxsize)
-    job.sizes.clear()
-    job.retries += 1
-    store.counts["retried"] += 1
+    _reset(store, job)
     store.queue.appendleft(job.id)
 
 # %% ../../nbs/local/00_jobs.ipynb #1a341c6b
+def _delete(store, job): # past its ttl; who waits for it holds the record still
+    ran = job.status == "IN_PROGRESS"
+    end_job(store, job, "TIMED_OUT", f"not done within ttl, {job.ttl:g} s after submission")
+    del store.jobs[job.id]
+    if ran: store.deleted[job.id] = job
+
 def expire(
     store:JobStore, # changed in place
-):
-    "End every job whose time is over as TIMED_OUT."
-    now = store.clock()
+) -> set[str]: # workers that ran a job for longer than they may, and have to end
+    "End jobs that run for too long as TIMED_OUT; delete those that are too old."
+    now, late = store.clock(), set()
     for job in [j for j in store.jobs.values() if j.status not in FINAL_STATES]:
-        if job.taken is not None and now - job.taken > job.execution_timeout:
+        if now - job.created > job.ttl: _delete(store, job)
+        elif job.taken is not None and now - job.taken > job.execution_timeout:
             why = f"still running after executionTimeout, {job.execution_timeout:g} s"
             end_job(store, job, "TIMED_OUT", why)
-        elif now - job.created > job.ttl:
-            end_job(store, job, "TIMED_OUT", f"not done within ttl, {job.ttl:g} s after submission")
+            late.add(job.worker)
+    return late
 
 # %% ../../nbs/local/00_jobs.ipynb #b4f1a24a
 def forget(
@@ -224,7 +252,7 @@ def forget(
     ended = sorted((j for j in store.jobs.values() if j.status in FINAL_STATES), key=lambda j: j.done)
     held, now = sum(j.held for j in ended), store.clock()
     for left, job in zip(range(len(ended), 0, -1), ended):
-        keep = store.keep_seconds_sync if job.sync else store.keep_seconds
+        keep = max(store.keep_seconds_sync, job.wait) if job.sync else store.keep_seconds
         if now - job.done > keep or left > store.keep_jobs or held > store.keep_bytes:
             held -= job.held
             del store.jobs[job.id]
