@@ -6,6 +6,7 @@ import requests
 import runpod
 
 from linacodec_tier3.config import PARTIAL_LIMIT, RESULT_LIMIT, SYNC_RESULT_LIMIT
+from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import PlainClient, echo_endpoint, wait_until
 
 PARTS = {str(i): 900_000 for i in range(12)}  # together over the limit of /run, under that of /runsync
@@ -13,7 +14,7 @@ PARTS = {str(i): 900_000 for i in range(12)}  # together over the limit of /run,
 
 @pytest.fixture(scope="module")
 def ep():
-    with echo_endpoint(api_key="a key") as running: yield running
+    with echo_endpoint(api_key="a key", short_times=True) as running: yield running
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,16 @@ def test_each_partial_comes_when_it_is_made_and_the_record_says_when(ep, http):
     assert 500 <= status["executionTime"] < 5000
 
 
-def test_runsync_comes_back_early_when_told_to_with_the_truth_so_far(http):
+def test_runsync_comes_back_early_when_told_to_with_the_truth_so_far(ep, http):
     early = http.call("POST", "runsync?wait=200", json={"input": {"n": 2, "pause": 0.4}}).json()
     assert early["status"] in ("IN_QUEUE", "IN_PROGRESS")
     done = http.call("POST", "runsync", json={"input": {"n": 1}}).json()
     assert (done["status"], [p["seq"] for p in done["output"]]) == ("COMPLETED", [0])
     assert http.call("GET", f"status/{early['id']}").json()["status"] == "COMPLETED"
+    assert early["id"].startswith("sync-") and done["id"].startswith("sync-")
+    plain = http.run(n=1)
+    assert http.seqs(plain) == [0] and not plain.startswith("sync-")
+    assert ep.job(early["id"]).wait == 0.2
 
 
 BIG = json.dumps({"input": {"text": "x" * RESULT_LIMIT}})
@@ -85,8 +90,16 @@ def test_a_request_too_large_for_run_may_fit_runsync(ep, http):
     assert ep.health()["jobs"]["inQueue"] == 0
 
 
-WRONG_KEYS = ({}, {"Authorization": "Bearer a kez"}, {"Authorization": "a key"},
-              {"Authorization": "Bearer \u00e9".encode()})
+WRONG_KEYS = ({}, *({"Authorization": wrong} for wrong in (
+    "Bearer a kez", "a kez", "Bearer", "Basic a key", "Bearer A KEY", "Bearera key",
+    "Bearer \u00e9".encode())))
+KEYS = "Bearer a key", "bearer a key", "BEARER  a key", "a key"
+
+
+@pytest.mark.parametrize("written", KEYS)
+def test_the_key_is_taken_as_people_write_it(ep, written):
+    answer = requests.get(f"{ep.endpoint_url}/health", headers={"authorization": written})
+    assert answer.status_code == 200
 
 
 def test_without_the_key_nothing_is_answered_on_either_side(ep, client):
@@ -158,12 +171,27 @@ def test_execution_timeout_and_purge(http, client):
     assert http.seqs(http.run(n=1)) == [0]
 
 
-def test_a_job_that_waits_longer_than_its_ttl_is_never_taken(ep, http, client):
-    blocker = http.run(n=100, pause=0.1)
-    late = http.call("POST", "run", json={"input": {}, "policy": {"ttl": 300}}).json()["id"]
-    wait_until(lambda: ep.job(late).status == "TIMED_OUT", 2)
-    assert ep.job(late).taken is None
-    official = runpod.endpoint.runner.Job("local", blocker, client.rp_client)
+def is_gone(http, job_id): return http.call("GET", f"status/{job_id}").status_code == 404
+
+
+def test_a_job_past_its_ttl_is_deleted_whether_it_waits_or_runs(ep, http):
+    ask = dict(input={"n": 400, "pause": 0.1}, policy={"ttl": 2500})
+    runs = http.call("POST", "run", json=ask).json()["id"]
+    waits = http.call("POST", "run", json=ask | {"policy": {"ttl": 300}}).json()["id"]
+    wait_until(lambda: ep.job(runs).sizes, 10)
+    [pid] = ep.worker_pids
+    wait_until(lambda: is_gone(http, waits), 10)
+    wait_until(lambda: is_gone(http, runs), 10)
+    for method, name in (("GET", "stream"), ("POST", "cancel"), ("POST", "retry")):
+        assert http.call(method, f"{name}/{runs}").status_code == 404
+    assert runs not in http.call("GET", "requests").text
+    assert http.seqs(http.run(n=1)) == [0] and ep.worker_pids == [pid]  # it was told to stop, and lives
+    late = http.call("POST", "runsync?wait=20000", json=ask | {"policy": {"ttl": 300}})
+    assert late.status_code == 404 and "ttl" in late.json()["error"]
+
+
+def test_the_official_client_cancels(http, client):
+    official = runpod.endpoint.runner.Job("local", http.run(n=100, pause=0.1), client.rp_client)
     assert official.cancel()["status"] == "CANCELLED"
     assert official.status() == "CANCELLED"
 
@@ -184,3 +212,66 @@ def test_what_the_endpoint_says_of_itself(ep):
     assert ep.health()["workers"] == workers and ep.failure is None
     with pytest.raises(RuntimeError, match="already runs"): ep.start()
     with pytest.raises(OSError): echo_endpoint(port=ep.port).start()
+
+
+def test_a_failed_job_is_tried_again_under_its_id_and_others_are_not(ep, http):
+    job_id = http.run(n=3, fail_at=2)
+    assert http.seqs(job_id) == [0, 1]
+    assert http.call("POST", f"retry/{job_id}").json() == {"id": job_id, "status": "IN_QUEUE"}
+    assert http.seqs(job_id) == [0, 1]
+    status = http.call("GET", f"status/{job_id}").json()
+    assert (status["status"], status["retries"]) == ("FAILED", 1)
+    done = http.run(n=1)
+    assert http.seqs(done) == [0]
+    answer = http.call("POST", f"retry/{done}")
+    assert answer.status_code == 400 and "COMPLETED" in answer.json()["error"]
+    listed = {job["id"]: job for job in http.call("GET", "requests").json()["requests"]}
+    assert listed[job_id]["status"] == "FAILED" and listed[done]["status"] == "COMPLETED"
+    assert not any("output" in job for job in listed.values())
+
+
+def test_other_keys_of_a_request_reach_the_worker(http):
+    extra = {"s3Config": {"bucketName": "b"}, "webhook": "https://example.com", "anything": [1]}
+    ask = {"input": {"n": 1, "tell": True}, "policy": {"lowPriority": True}, "id": "mine"} | extra
+    done = http.call("POST", "runsync", json=ask).json()
+    told = done["output"][0]["job"]
+    assert told == extra | {"input": ask["input"], "id": done["id"]}
+
+
+SHORTEST, LONGEST = {"executionTimeout": 5_000, "ttl": 10_000}, 604_800_000  # ms
+
+
+@pytest.fixture(scope="module")
+def strict(): # as the platform is, and without a worker
+    running = LocalEndpoint(command=["sleep", "100"], rate_limits=True, grace=1.0).start(wait=False)
+    yield running
+    running.stop()
+
+
+def test_limits_of_time_are_the_platform_s(strict):
+    http = PlainClient(strict)
+    for key, shortest in SHORTEST.items():
+        for ms, code in ((shortest, 200), (LONGEST, 200), (shortest - 1, 400), (LONGEST + 1, 400)):
+            answer = http.call("POST", "run", json={"input": {}, "policy": {key: ms}})
+            assert answer.status_code == code, (key, ms, answer.text)
+            said = answer.json().get("error", "")
+            assert code == 200 or key in said and str(shortest) in said
+    for ms in ("999", "300001", "-1", "", "\u00b2", "9" * 5_000):
+        answer = http.call("POST", f"runsync?wait={ms}", json={"input": {}})
+        assert answer.status_code == 400 and "1000 to 300000" in answer.json()["error"]
+    assert http.call("POST", "runsync?wait=1000", json={"input": {}}).json()["status"] == "IN_QUEUE"
+    unknown = http.call("POST", "run", json={"input": {}, "policy": {"timeout": 5}})
+    assert unknown.status_code == 400 and "'timeout'" in unknown.json()["error"]
+
+
+def test_what_comes_too_often_is_refused_with_429_and_the_time_to_wait(strict):
+    http = PlainClient(strict)
+    job_id = http.run()
+    answers = [http.call("POST", f"cancel/{job_id}") for _ in range(150)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused and {answer.status_code for answer in answers} == {200, 429}
+    assert "\n" not in refused[0].json()["error"] and 1 <= int(refused[0].headers["Retry-After"]) <= 10
+    codes = [http.call("POST", "purge-queue").status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
+    assert http.call("GET", f"status/{job_id}").status_code == 200  # kinds are counted apart
+    assert http.call("GET", "health").status_code == 200

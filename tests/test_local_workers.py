@@ -50,6 +50,21 @@ def test_a_job_that_kills_every_worker_is_given_up_after_the_third_and_the_next_
     assert ep.health()["jobs"]["retried"] == retried + 2
 
 
+@pytest.mark.parametrize("misdeed", [dict(pause=0.05), dict(hang_at=1)], ids=["long", "deaf"])
+def test_a_job_past_its_execution_timeout_takes_its_worker_with_it(misdeed):
+    with echo_endpoint(short_times=True) as ep:
+        http = PlainClient(ep)
+        [first] = ep.worker_pids
+        asked = {"input": {"n": 100_000} | misdeed, "policy": {"executionTimeout": 1_000}}
+        job_id = http.call("POST", "run", json=asked).json()["id"]
+        wait_until(lambda: ep.job(job_id).sizes, 10)
+        after = http.run(n=1)
+        assert http.seqs(after) == [0]
+        assert (ep.job(job_id).status, ep.job(after).retries) == ("TIMED_OUT", 0)
+        assert ep.job(after).worker != ep.job(job_id).worker and ep.worker_pids != [first]
+        assert not psutil.pid_exists(first) and ep.failure is None
+
+
 def test_stopping_lets_the_running_job_end_and_leaves_nothing_behind():
     ep = echo_endpoint(endpoint_id="ends").start()
     assert len(threads("ends")) == 3

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from fastcore.basics import patch_to
 from ..contract import FINAL_STATES
-from .jobs import Job, end_job, worker_died
+from .jobs import Job, RateLimits, end_job, worker_died
 from .process import (WorkerSlot, close_slot, last_lines, launch, worker_env,
                                            worker_failure)
 from .routes import (EndpointState, client_routes, endpoint_health, open_server,
@@ -141,6 +141,8 @@ class EndpointSettings:
     on_partial:Callable[[str, Any], int|None]|None = None # (job ID, partial) -> HTTP status to refuse it with
     grace:float = 10.0 # seconds a worker has between SIGTERM and SIGKILL
     start_timeout:float = 120.0 # seconds a worker has to ask for its first job
+    rate_limits:bool = False # answer 429 to what the platform would find too much
+    short_times:bool = False # accept limits of time below the platform's shortest, for tests
 
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.endpoint_id):
@@ -160,8 +162,9 @@ class LocalEndpoint:
         self._state, self._thread, self._runner = self._new_state(), None, None
 
     def _new_state(self):
-        s = self.settings
-        return EndpointState(s.endpoint_id, s.api_key, post_delay=s.post_delay, on_partial=s.on_partial)
+        s, rates = self.settings, RateLimits() if self.settings.rate_limits else None
+        return EndpointState(s.endpoint_id, s.api_key, post_delay=s.post_delay, on_partial=s.on_partial,
+                             grace=s.grace, short_times=s.short_times, rates=rates)
 
     def _ask(self, look): # in the loop while there is one
         async def inside(): return look(self._state)
@@ -215,7 +218,7 @@ def job(
     self,
     job_id:str, # from /run
 ) -> Job: # a copy
-    "A job's record; `KeyError` when it was forgotten."
+    "A job's record; `KeyError` when it was forgotten, or deleted past its ttl."
     def copy(job):
         lists = {name: getattr(job, name)[:] for name in ("sizes", "refused", "stops")}
         return replace(job, partials=deque(job.partials), **lists)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNHEALTHY_DEATHS', 'WorkerProcess', 'worker_env', 'backoff', 'WorkerSlot', 'launch', 'close_slot', 'mark_up',
-           'mark_served', 'slot_state', 'last_lines', 'worker_failure']
+           'mark_served', 'retire', 'slot_state', 'last_lines', 'worker_failure']
 
 # %% ../../nbs/local/01_process.ipynb #72ad75fc
 import asyncio, logging, os, secrets, shlex, signal, subprocess, threading
@@ -112,6 +112,7 @@ class WorkerSlot:
     ended:str = "" # how the last worker ended
     last_ping:float|None = None # when it last said that it lives
     closing:bool = False # no worker follows the one that runs
+    retiring:bool = False # its worker was told to end and gets no job any more; another follows
     timer:asyncio.TimerHandle|None = None # the next start
 
 # %% ../../nbs/local/01_process.ipynb #fa1b7328
@@ -120,7 +121,7 @@ def launch(
 ):
     "Start a worker in a slot; must run in the event loop."
     loop = asyncio.get_running_loop()
-    slot.worker, slot.up = f"{slot.prefix}-{secrets.token_hex(4)}", False
+    slot.worker, slot.up, slot.retiring = f"{slot.prefix}-{secrets.token_hex(4)}", False, False
     def exited(code):
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         loop.call_soon_threadsafe(_ended, slot, how)
@@ -155,11 +156,19 @@ def mark_up(
 
 def mark_served(
     slot:WorkerSlot, # whose worker has done a job
-    replace:bool, # the worker asks for another in its place
 ):
     "Note that a worker is of use."
     slot.deaths = 0
-    if replace: slot.process.terminate()
+
+def retire(
+    slot:WorkerSlot, # whose worker has to go; one that goes already is left alone
+    grace:float, # seconds between SIGTERM and SIGKILL
+):
+    "Have another worker in the place of this one; must run in the event loop."
+    if slot.retiring or not slot.process: return
+    slot.retiring, slot.up, slot.deaths = True, False, 0
+    slot.process.terminate()
+    asyncio.get_running_loop().call_later(grace, slot.process.kill)
 
 # %% ../../nbs/local/01_process.ipynb #a1629d1b
 def slot_state(
