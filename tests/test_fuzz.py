@@ -59,7 +59,7 @@ def request(
 ) -> bytes: # the body of a /run
     "Most are nearly good, as these get furthest; some are any JSON, and a few are none."
     rng = random.Random(seed)
-    long = "x" * rng.choice((199, 10_000))
+    long = "x" * rng.choice((199, 199, 10_000, 400_000))
     asked = {"text": rng.choice(("Good morning.", "Two words. " * 9, text(rng), long))}
     asked |= {key: rng.choice(GOOD[key]) for key in rng.sample(sorted(GOOD), rng.randint(0, 5))}
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
@@ -171,3 +171,23 @@ def test_the_generator_is_seeded_and_makes_all_kinds():
     assert max(map(len, made)) > 9_000 and min(map(len, made)) < 20
     for piece in (b"\\ud83d", b"NaN", b"[[[[[[[[", b'{"a": {"a": {"a"', "日本".encode(), b"0" * 400):
         assert any(piece in body for body in made), piece
+
+
+SAID = {"status": "COMPLETED"}, [{"seq": 0, "status": "complete"}]
+BAD = [({"status": "TIMED_OUT"}, []), (SAID[0] | {"retries": 1}, SAID[1]), (SAID[0], [{"seq": 1}]),
+       (SAID[0], [{"seq": 0, "status": "streaming"}]), (SAID[0], [{"status": "error"}]),
+       *[({"status": "FAILED", "error": error}, []) for error in (
+           None, "", "two\nlines", "Traceback (most recent call last)", "x" * 2_000, "in /a/handler.py")]]
+
+
+@pytest.mark.parametrize("status, partials", BAD, ids=range(len(BAD)))
+def test_what_must_not_come_is_noticed(status, partials):
+    check_ended(*SAID, 0)
+    with pytest.raises(AssertionError): check_ended(status, partials, 0)
+
+
+@pytest.mark.parametrize("content", [b'{"a": NaN}', b"<html>", b"", b'"\\ud83d"', b'"\xff"'], ids=range(5))
+def test_what_is_no_json_is_noticed(content):
+    answer = requests.Response()
+    answer._content = content
+    with pytest.raises((AssertionError, ValueError)): strict_json(answer)

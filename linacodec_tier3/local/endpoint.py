@@ -44,10 +44,11 @@ def new_slot(
     "A slot for workers of an endpoint."
     def on_end(worker, how):
         _log.log(logging.INFO if state.stopping else logging.WARNING, "worker %s %s", worker, how)
-        worker_died(state.store, worker, how)
+        worker_died(state.store, worker, how, blame=not slot.retiring)
         state.changes.notify()
     make_env = lambda worker: worker_env(base, worker, state.worker_key, extra)
-    return WorkerSlot(command, make_env, lambda line: note_line(state, line), on_end, state.endpoint_id)
+    slot = WorkerSlot(command, make_env, lambda line: note_line(state, line), on_end, state.endpoint_id)
+    return slot
 
 # %% ../../nbs/local/03_endpoint.ipynb #b880440e
 async def fill_slots(

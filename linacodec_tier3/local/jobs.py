@@ -208,13 +208,14 @@ def worker_died(
     store:JobStore, # changed in place
     worker:str, # whose process ended
     why:str, # for the error of a job that will not be tried again
+    blame:bool = True, # its jobs may be why; False: it was told to end
 ):
     "Queue a dead worker's jobs again, first; fail those that killed too many."
     store.stops.pop(worker, None)
     store.deleted = {i: job for i, job in store.deleted.items() if job.worker != worker}
     lost = [j for j in store.jobs.values() if j.worker == worker and j.status == "IN_PROGRESS"]
     for job in reversed(lost):
-        job.deaths += 1
+        job.deaths += blame
         if job.deaths < store.max_deaths: _requeue(store, job)
         else:
             why_all = f"{job.deaths} workers died while they ran this job; the last one {why}"
