@@ -163,6 +163,19 @@ def test_two_calls_that_do_not_end_have_the_worker_replaced():
             assert WorkerConfig().get("refresh_worker", False) == again
 
 
+def test_a_call_that_goes_on_for_too_long_has_the_worker_replaced():
+    replaced = lambda: WorkerConfig().get("refresh_worker", False)
+    async def left():
+        job = dict(id="bad", input=REQUEST | dict(output_format="pcm_24"))
+        first, error = [m async for m in handler(job)]
+        at_first, end = replaced(), time.monotonic() + 30
+        while not replaced() and time.monotonic() < end: await asyncio.sleep(0.02)
+        return error["error"], at_first, replaced()
+    with impatient(), patch(f"{HOME}.handler.LEFT_S", 0.5), in_engine(hangs):
+        error, at_first, later = asyncio.run(left())
+    assert "in chunk 2" in error and (at_first, later) == (False, True)
+
+
 def test_an_embedding_that_is_no_number_is_an_error_and_never_sent():
     class Nan(LoudnessCodec):
         def encode(self, audio, sample_rate, embedding=None, segment_s=120.):
