@@ -1,5 +1,5 @@
 "An engine as another package would bring it: it logs every call, and goes wrong where it reads \"trouble\"."
-import time
+import asyncio, sys, time
 
 import numpy as np
 
@@ -16,6 +16,9 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."""  # as tor
 def _raise(message="the weights are gone:\n  look under \udcff"): raise RuntimeError(message)
 
 
+def _throw(error): raise error
+
+
 def _spoil(note): # from now on the codec of this process answers as on a GPU that is lost
     load_linacodec().encode = lambda *_, **__: _raise(ASSERT)
     return note
@@ -24,6 +27,9 @@ def _spoil(note): # from now on the codec of this process answers as on a GPU th
 TROUBLES = {
     "none": lambda note: note,
     "raises": lambda note: _raise(),
+    "exits": lambda note: sys.exit(1),
+    "interrupts": lambda note: _throw(KeyboardInterrupt()),
+    "cancels": lambda note: _throw(asyncio.CancelledError()),
     "hangs": lambda note: time.sleep(3600),
     "nan": lambda note: note * np.nan,
     "int16": lambda note: np.int16(note * 32767),

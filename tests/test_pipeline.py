@@ -80,7 +80,7 @@ def test_past_its_deadline_a_stream_ends_with_the_reason():
 def test_an_engine_that_hangs_is_reported_and_holds_nobody_up():
     model, job, stuck, before = Counted(), JobState(), [], threading.active_count()
     start = time.perf_counter()
-    tell = lambda: stuck.append("forget the engine")
+    tell = lambda stage: stuck.append("forget the engine")
     in_new_loop(cancelled_after(0.05, streamed(model, 0.5, job), job, grace_s=0.05, stuck=tell))
     assert stuck and time.perf_counter() - start < 0.5
     time.sleep(1.5)

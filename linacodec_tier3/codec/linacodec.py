@@ -471,9 +471,11 @@ def same_place(
 def copied(
     network:Network, # stays as it is
     device:str, # of the copy
+    exact:bool=False, # in float32 whatever it was
 ) -> Network: # prepared for it; what the device cannot compute with becomes float32
     "A network on another device."
-    there = lambda t: t.to(device, torch.float32 if lacks(device, t.dtype) else None)
+    less = lambda t: lacks(device, t.dtype) or exact and t.dtype in (torch.float16, torch.bfloat16)
+    there = lambda t: t.to(device, torch.float32 if less(t) else None)
     moved = {id(p): torch.nn.Parameter(there(p), requires_grad=False) for p in network.parameters()}
     moved |= {id(b): there(b) for b in network.buffers()}
     for part in network.modules():  # what is prepared is made there, not taken along
@@ -493,6 +495,14 @@ def to(self,
         return self._elsewhere["cpu"]
 
 @patch_to(LinaCodec)
-def _copy(self, device):
-    precision = tuple("float32" if lacks(device, w) else w for w in self.precision)
-    return type(self)(copied(self.network, device), self.name, self.revision, self._at_once, precision)
+def in_float32(self) -> "LinaCodec": # always the same one; tokens may differ where less was exact enough
+    "The codec where it is, but computing in float32: for what leaves the range of less."
+    with self._copying:
+        if "exact" not in self._elsewhere: self._elsewhere["exact"] = self._copy(self.device, exact=True)
+        return self._elsewhere["exact"]
+
+@patch_to(LinaCodec)
+def _copy(self, device, exact=False):
+    precision = tuple("float32" if exact or lacks(device, w) else w for w in self.precision)
+    network = copied(self.network, device, exact)
+    return type(self)(network, self.name, self.revision, self._at_once, precision)
