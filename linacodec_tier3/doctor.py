@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from .codec.choice import codec_choice
-from .config import Config, ConfigError, get_config, resolve_device
+from .config import Config, ConfigError, get_config, resolve_device, unusable_gpu
 from .tts import engine_names, load_tts_model
 from .weights.files import AGAIN, REMEDY, WeightsError, fault, some, unreadable
 from .weights.store import NANO, TIMEOUT_S, bundled, places, which
@@ -101,7 +101,8 @@ def device_finding(
     half = [name for name, numbers in asked.items() if (device, numbers) == ("cpu", "float16")]
     if half and not wrong: wrong = f"{half[0]}='float16': not on a CPU; use float32 or bfloat16"
     state = f"{device}, {cfg.linacodec_dtype}; there is {', '.join(devices())}"
-    return Finding("device", not wrong, state, wrong)
+    unused = "" if cfg.device == "cpu" else unusable_gpu()
+    return Finding("device", not wrong, state, wrong or unused)
 
 def backend_finding(
     cfg:Config, # names the backend

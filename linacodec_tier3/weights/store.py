@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TIMEOUT_S', 'WAVLM_URL', 'WAVLM_EXPECTED', 'NANO', 'home_of', 'pinned', 'listing_of', 'stored', 'lacking_of',
-           'begin_download', 'copies_of', 'is_whole', 'cached_model', 'snapshot', 'hub_listing', 'hub_file', 'watched',
-           'need_space', 'fill_folder', 'download', 'find_wavlm', 'bundled', 'as_folder', 'which', 'locate', 'prefetch',
-           'places']
+           'begin_download', 'copies_of', 'is_whole', 'commit_called', 'cached_model', 'snapshot', 'hub_listing',
+           'hub_file', 'watched', 'fill_folder', 'download', 'find_wavlm', 'bundled', 'as_folder', 'which', 'locate',
+           'prefetch', 'places']
 
 # %% ../../nbs/weights/01_store.ipynb #2f2dd4fd
 import errno, hashlib, importlib.util, json, logging, re, shutil, threading
@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 from ..config import Config, get_config
 from .files import (
-    COMPACT, HUB_FILES, REMEDY, WAVLM, Expected, Weights, WeightsError, digest, fault, is_compact, one_line,
-    publish, some, tidy, workroom)
+    COMPACT, HUB_FILES, REMEDY, WAVLM, Expected, Weights, WeightsError, digest, fault, is_compact, need_space,
+    one_line, publish, some, tidy, workroom)
 
 # %% ../../nbs/weights/01_store.ipynb #e7ac5181
 def home_of(
@@ -35,7 +35,7 @@ def pinned(
 ) -> str|None: # commit, or None if that is not known here
     "The commit that a revision means on this volume."
     if re.fullmatch("[0-9a-f]{40}", revision): return revision
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return (home_of(repo, cfg) / "refs" / quote(revision, safe="")).read_text().strip() or None
 
 # %% ../../nbs/weights/01_store.ipynb #b90bd590
@@ -107,16 +107,28 @@ def is_whole(
     on_their_way = any((folder.parent.parent / "blobs").glob("*.incomplete"))  # of which snapshot?
     return any(p.is_file() for p in there) and not on_their_way
 
+# %% ../../nbs/weights/01_store.ipynb #ca9c95b2
+def commit_called(
+    name:str, # of a branch or tag
+    repo:str, # hub repository
+    cfg:Config, # names the volume
+) -> str: # "" if RunPod's copy does not say
+    "The commit that RunPod's copy calls by a name."
+    with suppress(OSError, ValueError):
+        commit = (copies_of(repo, cfg) / "refs" / name).read_text().strip()
+        return commit if re.fullmatch(r"\w+", commit) else ""
+    return ""
+
 def cached_model(
     repo:str, # hub repository, "owner/name"
     cfg:Config, # names the volume
     wanted:tuple[str,...]=(), # names or globs of files that it must have
 ) -> Path|None: # a snapshot's folder, or None when RunPod holds no whole one
     "RunPod's copy of a repository: the one that it calls `main`, or else the newest that is whole."
-    home, main = copies_of(repo, cfg), []
-    with suppress(OSError): main = [home / "snapshots" / (home / "refs/main").read_text().strip()]
-    newest = sorted((home / "snapshots").glob("*/"), key=lambda p: p.stat().st_mtime, reverse=True)
-    return next((f for f in main + newest if is_whole(f, wanted)), None)
+    there = list((copies_of(repo, cfg) / "snapshots").glob("*/"))
+    named = commit_called("main", repo, cfg)
+    first = sorted(there, key=lambda f: (f.name == named, f.stat().st_mtime), reverse=True)
+    return next((f for f in first if is_whole(f, wanted)), None)
 
 # %% ../../nbs/weights/01_store.ipynb #fa10b298
 def snapshot(
@@ -125,10 +137,9 @@ def snapshot(
     cfg:Config, # names the volume
 ) -> Path|None: # folder named after its commit, or None
     "RunPod's copy of a repository, if it can stand for the revision."
-    ref = copies_of(repo, cfg) / "refs" / revision
-    if revision == "main" and not ref.is_file(): return cached_model(repo, cfg, HUB_FILES)
-    commit = ref.read_text().strip() if ref.is_file() else revision
-    folder = copies_of(repo, cfg) / "snapshots" / commit
+    commit = commit_called(revision, repo, cfg)
+    if revision == "main" and not commit: return cached_model(repo, cfg, HUB_FILES)
+    folder = copies_of(repo, cfg) / "snapshots" / (commit or revision)
     return folder if is_whole(folder, HUB_FILES) else None
 
 # %% ../../nbs/weights/01_store.ipynb #e3e33830
@@ -208,17 +219,6 @@ def watched(
 def _size(path):
     try: return path.stat().st_size if path.is_file() else 0
     except OSError: return 0
-
-# %% ../../nbs/weights/01_store.ipynb #f7e72417
-def need_space(
-    folder:Path, # on the volume
-    size:int, # bytes
-) -> None: # raises `WeightsError`
-    "See that what is going to be written fits."
-    free = shutil.disk_usage(folder).free
-    if free >= size: return
-    wrong = f"{size/1e6:,.0f} MB are to be written and {free/1e6:,.0f} MB are free"
-    raise WeightsError(f"{folder}: {wrong}; make room, or set CODEC_HOME and TORCH_HOME to a larger disk")
 
 # %% ../../nbs/weights/01_store.ipynb #c41b43a0
 _log = logging.getLogger(__name__)
@@ -340,13 +340,20 @@ def locate(
     "The codec's weights, wherever they are."
     cfg = cfg or get_config()
     source, revision = which(source, revision, cfg)
-    try:
+    with _in_one_line(cfg):
         folder = as_folder(source)
         how = dict(fetch=fetch, progress=progress, thorough=thorough)
         return _in_folder(folder, cfg, **how) if folder else _of_repository(source, revision, cfg, **how)
-    except OSError as e:
-        where = f"{e.filename or cfg.codec_home}: {e.strerror or e}"
-        raise WeightsError(f"{where}; set CODEC_HOME and TORCH_HOME to folders that can be written") from None
+
+@contextmanager
+def _in_one_line(cfg): # whatever a volume's driver makes the libraries raise becomes a `WeightsError`
+    try: yield
+    except WeightsError: raise
+    except Exception as e:
+        where = getattr(e, "filename", None) or cfg.codec_home
+        why = getattr(e, "strerror", None) or one_line(e)
+        remedy = "set CODEC_HOME and TORCH_HOME to folders that can be written"
+        raise WeightsError(f"{where}: {why}; {remedy}") from e
 
 # %% ../../nbs/weights/01_store.ipynb #bfb7f0a8
 def _of_repository(source, revision, cfg, fetch, progress, thorough): # `Weights`
@@ -378,9 +385,10 @@ def prefetch(
 ) -> Weights: # ready to be loaded; raises `WeightsError`
     "Everything that a worker is going to need, checked."
     weights = locate(source, cfg, revision, progress=progress, thorough=True)
-    for name in weights.files:
-        if name.endswith(".yaml"): weights.yaml(name)
-        else: weights.tensors(name, keep=lambda name: False)
+    with _in_one_line(cfg or get_config()):
+        for name in weights.files:
+            if name.endswith(".yaml"): weights.yaml(name)
+            else: weights.tensors(name, keep=lambda name: False)
     return weights
 
 # %% ../../nbs/weights/01_store.ipynb #f545576a
