@@ -37,18 +37,23 @@ def hung(endpoint, **policy): # a job whose engine hangs, and the worker's proce
 def stops(endpoint): return "\n".join(endpoint.logs()).count("Stopping job.")
 
 
-@pytest.mark.parametrize("by", ["cancel", "executionTimeout"])
-def test_a_job_that_is_stopped_again_and_again_costs_no_other(worker, by):
-    before, policy = stops(worker), dict(executionTimeout=5000) if by == "executionTimeout" else {}
-    job, process = hung(worker, **policy)
-    if by == "cancel": Client(worker.endpoint_url).cancel(job)
+def test_a_job_that_is_cancelled_again_and_again_costs_no_other(worker):
+    before = stops(worker)
+    job, process = hung(worker)
+    Client(worker.endpoint_url).cancel(job)
     waits = submit(worker, WELL)  # for the same engine
     assert ended(worker, waits).status == "COMPLETED"
-    assert ended(worker, job).status == ("CANCELLED" if by == "cancel" else "TIMED_OUT")
-    if by == "cancel":
-        assert stops(worker) >= before + 2 and worker.worker_pids == [process.pid]
-        assert events(worker, "engine_loaded") == 2  # a fresh one serves
+    assert ended(worker, job).status == "CANCELLED"
+    assert stops(worker) >= before + 2 and worker.worker_pids == [process.pid]
+    assert events(worker, "engine_loaded") == 2  # a fresh one serves
     assert answered(worker, **WELL).status == "COMPLETED"
+
+
+def test_a_job_past_its_execution_timeout_costs_none_that_comes_after_it(worker):
+    job, process = hung(worker, executionTimeout=5000)
+    assert ended(worker, job).status == "TIMED_OUT"
+    assert answered(worker, **WELL).status == "COMPLETED"
+    assert not process.is_running() and worker.worker_pids != [process.pid]
 
 
 def test_a_second_call_that_does_not_end_has_the_worker_replaced(worker):
