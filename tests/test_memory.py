@@ -17,9 +17,9 @@ def resident():
     MemoryBack(0)()
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) / 1e3
 seen = []
-for k in range(900):
-    [_] = Ahead(job(200 + k))
-    if k in (99, 899): seen.append(resident())
+for k in range(700):
+    [_] = Ahead(job(1000 + 7 * k))
+    if k in (99, 699): seen.append(resident())
 print(*seen)
 """
 
