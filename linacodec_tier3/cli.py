@@ -24,7 +24,7 @@ from .client import (
     Client, JobFailed, batch_audio, cancelled_if_left, clean_key, in_order, joined, output, pieces)
 from .codec.choice import load_linacodec
 from .codec.protocol import CodecUnavailable
-from .config import get_config, settings_table
+from .config import get_config, printable_output, settings_table
 from .contract import (
     FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, request_schema, schema, wire_size)
 from .doctor import examine, todos, verdict
@@ -367,6 +367,7 @@ def main(
     argv:list[str]|None=None, # arguments; default: those of the process
 ) -> int: # exit status
     "What the console script does."
+    printable_output()
     args = parser().parse_args(argv)
     try: return args.do(args) or 0
     except (RuntimeError, OSError, ValueError) as e:  # `JobFailed`, `StreamError`, `ConfigError` among them

@@ -234,8 +234,10 @@ class Client:
         try: return _answer(self._http.request(method, f"{self.url}/{path}", **how), asked)
         except requests.RequestException as e: fault = _lost(e, asked)
         except StreamError as e: fault = e
-        if self._key: fault.args = (str(fault).replace(self._key, "…"),)
+        fault.args = (self._hidden(str(fault)),)
         raise fault
+
+    def _hidden(self, text): return text.replace(self._key, "…") if self._key else text
 
 
 # %% ../nbs/11_client.ipynb #b34a72ca
@@ -294,7 +296,7 @@ def queue(
     def work():
         answer = self.call("POST", "run", body)
         if isinstance(answer.get("id"), str): return answer["id"]
-        raise StreamError(f"POST {self.url}/run brought no job's `id`, but {brief(answer)}")
+        raise StreamError(self._hidden(f"POST {self.url}/run brought no job's `id`, but {brief(answer)}"))
     return apart(work, self.cancel)
 
 @patch_to(Client)
@@ -335,7 +337,8 @@ def news(
     items = answer.get("stream")
     sound = isinstance(items, list) and all(isinstance(i, dict) and "output" in i for i in items)
     if sound and isinstance(answer.get("status"), str): return answer
-    raise StreamError(f"GET {self.url}/stream/{job} brought no `status` and `stream`, but {brief(answer)}")
+    said = f"GET {self.url}/stream/{job} brought no `status` and `stream`, but {brief(answer)}"
+    raise StreamError(self._hidden(said))
 
 def poll(
     client:Client, # whose endpoint
@@ -363,7 +366,7 @@ def stream(
     "A job's partials, put in order, with lost ones taken from its output where it has them."
     def arrivals():
         seen = {}
-        for p in poll(client, job): seen[p["seq"]] = p["status"]; yield p
+        for p in map(_numbered, poll(client, job)): seen[p["seq"]] = p["status"]; yield p
         if seen.get(len(seen) - 1) == "complete": return  # nothing is missing: spare the download
         kept = client.status(job).get("output") or ()
         yield from (p for p in kept if isinstance(p, dict) and p.get("seq", -1) not in seen)

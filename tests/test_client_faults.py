@@ -15,12 +15,14 @@ from support import wait_until
 
 KEY = "rpa_C0nfidential0123456789"
 SECRET = "C0nfidential"
+SILENCE = base64.b64encode(bytes(9_600)).decode()
+COMMAND = "import sys; from linacodec_tier3.cli import main; raise SystemExit(main(sys.argv[1:]))"
 
 
 def partials(text="Hi."):
     "What a worker sends: 0.3 s of silence."
     count = Numbering()
-    part = dict(status="streaming", chunk=1, format="pcm_16", audio_chunk=base64.b64encode(bytes(9_600)).decode(),
+    part = dict(status="streaming", chunk=1, format="pcm_16", audio_chunk=SILENCE,
                 sample_rate=48_000, duration=0.1, text_span=[0, len(text)])
     sent = [count.stamp(dict(part)) for _ in range(3)]
     timing = dict(first_partial=1, total=1)
@@ -64,7 +66,7 @@ BAD = answer({"error": "busy"}, 502)
 
 
 class Odd:
-    "An endpoint that answers by a script: for each route the steps in their order, the last one again and again."
+    "An endpoint that answers by a script: for each route its steps, the last one again and again."
     def __init__(self, **script):
         self.script = dict(run=[RUN], stream=[*SENT, END], status=[DONE],
                            cancel=[answer({"status": "CANCELLED"})]) | script
@@ -144,7 +146,10 @@ def test_white_space_around_a_key_is_not_sent(odd, around, tmp_path, monkeypatch
     assert server.keys == {f"Bearer {KEY}"}
 
 
-@pytest.mark.parametrize("odd_key", [f"{KEY}\nX-Other: 1", f"{KEY[:8]}\0{KEY[8:]}", f"{KEY}→", f"\ufeff{KEY}", f"{KEY}\x7f"])
+NO_HEADERS = [f"{KEY}\nX-Other: 1", f"{KEY[:8]}\0{KEY[8:]}", f"{KEY}→", f"\ufeff{KEY}"]
+
+
+@pytest.mark.parametrize("odd_key", NO_HEADERS)
 def test_a_key_that_is_no_header_is_an_error_that_hides_it(odd, messages, odd_key, tmp_path, capfd):
     server = odd()
     said = fails(messages, lambda: Client(server.url, odd_key).submit("Hi."))
@@ -160,7 +165,8 @@ ECHO = answer({"error": f"no such key: Bearer {KEY}"}, 401)
 
 
 @pytest.mark.parametrize("step", [ECHO, answer(KEY.encode() * 3, kind="text/html"), answer({"hint": KEY}),
-                                  answer({"error": KEY}, 500), answer({"error": KEY}, 429, Retry_After="999")])
+                                  answer({"error": KEY}, 500),
+                                  answer({"error": KEY}, 429, Retry_After="999")])
 def test_no_message_shows_the_key_that_an_endpoint_repeats(odd, messages, step):
     server = odd(run=[step], stream=[step])
     client = Client(server.url, KEY, job_s=0.3)
@@ -171,16 +177,14 @@ def test_no_message_shows_the_key_that_an_endpoint_repeats(odd, messages, step):
 
 
 def test_serving_shows_no_key(tmp_path):
-    asked = [sys.executable, "-m", "linacodec_tier3.cli", "serve", "--port", "0", "--api-key", KEY]
-    code = "import sys; from linacodec_tier3.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    asked = [sys.executable, "-c", COMMAND, "serve", "--port", "0", "--api-key", KEY]
     env = os.environ | {"DEFAULT_SERVICE": "tone", "RUNPOD_API_KEY": f"{KEY}\n"}
-    served = subprocess.Popen([sys.executable, "-c", code, *asked[3:]], env=env, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)
+    served = subprocess.Popen(asked, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = []
     for line in served.stdout:
         lines.append(line)
-        if "/health" in line: served.send_signal(signal.SIGINT)
-    assert served.wait(60) == 0
+        if "/health" in line: served.terminate()
+    served.wait(60)
     said = "".join(lines)
     assert "RUNPOD_API_KEY" in said and SECRET not in said
 
@@ -202,7 +206,8 @@ def test_retry_after_may_be_a_date_or_nonsense(odd):
 
 
 def test_patience_with_a_busy_endpoint_ends(odd, messages):
-    server, start = odd(run=[answer({"error": "too many requests"}, 429, Retry_After="3600")]), time.monotonic()
+    many, start = answer({"error": "too many requests"}, 429, Retry_After="3600"), time.monotonic()
+    server = odd(run=[many])
     said = fails(messages, lambda: Client(server.url).submit("Hi."))
     assert "429" in said and "too many requests" in said and time.monotonic() - start < 30
     said = fails(messages, lambda: Client(odd(run=[answer({}, 429)]).url, patience_s=0.5).submit("Hi."))
@@ -227,7 +232,8 @@ WRONG = {"html": (HTML, "39 bytes of text/html"), "empty": (answer(b""), "0 byte
          "no type": (answer(b"", kind=None), "no type"), "a list": (answer([1]), "[1]"),
          "null": (answer(None), "null"), "half": (answer(b'{"id": '), '{"id": '),
          "binary": (answer(bytes(range(256))), "256 bytes"), "deep": (answer(b"[" * 200_000), "200000 bytes"),
-         "other": (answer({"message": "hello"}), "hello"), "wrong": (answer({"id": 3, "status": 4}), "'id': 3"),
+         "other": (answer({"message": "hello"}), "hello"),
+         "wrong": (answer({"id": 3, "status": 4}), "'id': 3"),
          "strings": (answer({"status": "IN_PROGRESS", "stream": ["x"]}), "IN_PROGRESS"),
          "no stream": (answer({"status": "COMPLETED"}), "COMPLETED")}
 
@@ -252,18 +258,22 @@ def test_what_is_no_partial_is_an_error_that_shows_it(odd, messages, junk):
     assert ascii(junk)[:20] in said
 
 
-def faulty(step): return [IDLE, step, step, SENT[0], step, *SENT[1:], step, END]
+def faulty(step): return [IDLE, step, SENT[0], step, *SENT[1:], step, END]
 
 
-@pytest.mark.parametrize("step", [BAD, answer({}, 500), answer({}, 503, Retry_After="1"), answer({}, 429), reset, cut])
-@pytest.mark.parametrize("through", ["client", "command line"])
+PASSING = [BAD, answer({}, 503, Retry_After="1"), answer({}, 429), reset, cut]
+
+
+@pytest.mark.parametrize("step, through", [*((step, "client") for step in PASSING), (BAD, "command line")])
 def test_polling_outlasts_faults(odd, step, through):
     server = odd(stream=faulty(step), status=[step, DONE])
     if through == "client":
         client = Client(server.url)
         got = list(stream(client, client.submit("Hi.")))
         assert output(client, "j1") == partials()[-1]
-    else: got = follow_request(official_endpoint(server.url, None), dict(text="Hi.", output_format="pcm_16"))[0].partials
+    else:
+        asked = dict(text="Hi.", output_format="pcm_16")
+        got = follow_request(official_endpoint(server.url, None), asked)[0].partials
     assert [p["seq"] for p in got] == [0, 1, 2, 3]
     assert "cancel" not in server.asked
 
@@ -295,7 +305,8 @@ SOON = 15 # seconds; most take a tenth of one, on a busy machine perhaps more
 
 @pytest.fixture(scope="module")
 def local():
-    with LocalEndpoint(env={"DEFAULT_SERVICE": "tone", "CONCURRENCY": "4", "FIRST_CHUNK_CHARS": "20"}) as running: yield running
+    env = {"DEFAULT_SERVICE": "tone", "CONCURRENCY": "4", "FIRST_CHUNK_CHARS": "20"}
+    with LocalEndpoint(env=env) as running: yield running
 
 
 def jobs(local): return local._ask(lambda state: dict(state.store.jobs))
@@ -315,17 +326,13 @@ def abandoned(local): # called after the fact: the one new job was cancelled, wi
     return check
 
 
-class Wrong:
-    "A codec that cannot decode."
-    def __init__(self, error): self.error = error
-    name, revision, fingerprint = "wrong", "1", ""
-    def decode(self, tokens, embedding): raise self.error
-
-
 class Unlike(Exception): pass
 
 
-@pytest.mark.parametrize("error", [Unlike("player"), KeyboardInterrupt(), SystemExit(3), MemoryError()], ids=repr)
+ERRORS = [Unlike("player"), KeyboardInterrupt(), SystemExit(3), MemoryError()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_an_exception_in_the_consumer_cancels_the_job(local, abandoned, error):
     with pytest.raises(type(error)):
         for _ in speak(Client(local.endpoint_url), TEXT, **LONG): raise error
@@ -344,28 +351,34 @@ def test_a_dropped_iterator_cancels_the_job(local, abandoned):
     abandoned()
 
 
-@pytest.mark.parametrize("error", [StreamError("tokens of another codec"), ValueError("shape"), KeyboardInterrupt()], ids=repr)
-def test_a_codec_that_fails_cancels_the_job(odd, local, error, monkeypatch, abandoned):
-    monkeypatch.setattr(client_module, "from_pcm", lambda *a: (_ for _ in ()).throw(error))  # where tokens would be decoded
+@pytest.mark.parametrize("error", [StreamError("another"), ValueError("shape"), KeyboardInterrupt()], ids=repr)
+def test_a_codec_that_fails_cancels_the_job(local, error, monkeypatch, abandoned):
+    def fail(*args): raise error
+    monkeypatch.setattr(client_module, "from_pcm", fail)  # in the place of a codec
     with pytest.raises(type(error)): list(speak(Client(local.endpoint_url), TEXT, **LONG))
     abandoned()
 
 
-def interrupt_after(look): # Ctrl-C, as soon as `look()` is true
-    def run():
-        wait_until(look, 60)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-    threading.Thread(target=run, daemon=True).start()
+@pytest.fixture
+def interrupt_after(): # Ctrl-C, as soon as a function gives true
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it
+    def start(look):
+        def run():
+            wait_until(look, 60)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        threading.Thread(target=run, daemon=True).start()
+    yield start
+    signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_while_waiting_for_a_batch_cancels_the_job(local, abandoned):
+def test_ctrl_c_while_waiting_for_a_batch_cancels_the_job(local, abandoned, interrupt_after):
     before = set(jobs(local))
     interrupt_after(lambda: any(j.taken for name, j in jobs(local).items() if name not in before))
     with pytest.raises(KeyboardInterrupt): batch(Client(local.endpoint_url), TEXT, **LONG)
     abandoned()
 
 
-def test_ctrl_c_while_a_job_is_submitted_leaves_none(odd, messages):
+def test_ctrl_c_while_a_job_is_submitted_leaves_none(odd, interrupt_after):
     reached, go_on = threading.Event(), threading.Event()
     def slow(request):
         reached.set()
@@ -378,7 +391,7 @@ def test_ctrl_c_while_a_job_is_submitted_leaves_none(odd, messages):
     wait_until(lambda: "cancel" in server.asked, SOON)
 
 
-def test_a_second_ctrl_c_does_not_stop_the_cancelling(odd):
+def test_a_second_ctrl_c_does_not_stop_the_cancelling(odd, interrupt_after):
     reached, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
     def slow(request):
         reached.set()
@@ -407,7 +420,8 @@ def test_an_exception_stays_what_it_is_where_cancelling_fails(odd):
 
 
 def test_a_job_that_ended_is_not_cancelled(odd):
-    server = odd(stream=[answer({"status": "FAILED", "stream": []})], status=[answer({"status": "FAILED", "error": "x"})])
+    end = dict(status="FAILED", error="x")
+    server = odd(stream=[answer(end | dict(stream=[]))], status=[answer(end)])
     for ask in (lambda: list(speak(Client(server.url), "Hi.")), lambda: batch(Client(server.url), "Hi.")):
         with pytest.raises(JobFailed): ask()
     assert list(speak(Client(odd().url), "Hi.")) and "cancel" not in server.asked
@@ -429,16 +443,17 @@ next(playing)
     abandoned()
 
 
-COMMAND = "import sys; from linacodec_tier3.cli import main; raise SystemExit(main(sys.argv[1:]))"
+STOPS = [(signal.SIGINT, 130, "pcm_24"), (signal.SIGINT, 130, "wav"), (signal.SIGTERM, 143, "pcm_24")]
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-@pytest.mark.parametrize("format", ["pcm_24", "wav"])
+@pytest.mark.parametrize("number, code, format", STOPS)
 def test_the_command_line_that_is_stopped_cancels_the_job(local, abandoned, number, code, format, tmp_path):
-    asked = ["run", "--url", local.endpoint_url, "--service", "tone", "--parameters", '{"rtf": 1.0}', "--max-chars",
-             "40", "--format", format, "--text", TEXT, "--out", str(tmp_path), "--api-key", KEY]
+    how = ["--service", "tone", "--parameters", '{"rtf": 1.0}', "--max-chars", "40", "--format", format]
+    asked = ["run", "--url", local.endpoint_url, *how, "--text", TEXT, "--out", str(tmp_path), "--api-key", KEY]
     before = set(jobs(local))
-    run = subprocess.Popen([sys.executable, "-c", COMMAND, *asked], stderr=subprocess.PIPE, text=True)
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # where these tests run in the background, too
+    run = subprocess.Popen([sys.executable, "-c", COMMAND, *asked], stderr=subprocess.PIPE, text=True,
+                           preexec_fn=hears)
     wait_until(lambda: any(j.first_partial or format == "wav" and j.taken for name, j in jobs(local).items()
                            if name not in before), 120)
     run.send_signal(number)
@@ -448,12 +463,68 @@ def test_the_command_line_that_is_stopped_cancels_the_job(local, abandoned, numb
 
 
 def test_a_wrong_codec_on_the_command_line_cancels_the_job(odd, messages):
-    tokens = dict(seq=0, status="streaming", chunk=1, format="linacodec_tokens", tokens=[1], embedding=[0.] * 128,
+    tokens = dict(seq=0, status="streaming", chunk=1, format="linacodec_tokens", tokens=[1],
+                  embedding=[0.] * 128,
                   sample_rate=48_000, duration=0.08, text_span=[0, 3],
                   codec=dict(name="other", revision="1", fingerprint="f" * 16))
     server = odd(stream=[answer({"status": "IN_PROGRESS", "stream": [{"output": tokens}]}), IDLE])
     asked = dict(text="Hi.", output_format="linacodec_tokens")
-    said = fails(messages, lambda: follow_request(official_endpoint(server.url, KEY), asked, LoudnessCodec()))
+    mine = LoudnessCodec(name="mine", fingerprint="0" * 16)
+    said = fails(messages, lambda: follow_request(official_endpoint(server.url, KEY), asked, mine))
     assert "are noise to" in said and server.asked.count("cancel") == 1
-    said = fails(messages, lambda: list(speak(Client(server.url, KEY, LoudnessCodec()), "Hi.")))
+    said = fails(messages, lambda: list(speak(Client(server.url, KEY, mine), "Hi.")))
     assert server.asked.count("cancel") == 2
+
+
+# --- started as people do it
+
+def begun(code, drop=(), **env): # a process of its own, without some variables
+    kept = {k: v for k, v in os.environ.items() if k not in drop}
+    return subprocess.run([sys.executable, "-c", code], env=kept | env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("level", ["warning", "WARNING ", "critical", "2", "", "loud"])
+def test_a_log_level_in_other_words_ends_no_start(level):
+    done = begun("import linacodec_tier3, runpod; print(runpod.RunPodLogger.level)", RUNPOD_LOG_LEVEL=level)
+    assert done.returncode == 0, done.stderr
+    assert ("RUNPOD_LOG_LEVEL" in done.stderr) == (level == "loud") and len(done.stderr.splitlines()) <= 1
+    if level == "warning": assert done.stdout.strip() == "WARN"
+
+
+BARE = """import os
+from linacodec_tier3.config import get_config
+os.setgroups([]); os.setgid(54321); os.setuid(54321)
+print(get_config().codec_home)"""
+
+
+@pytest.mark.parametrize("has", [{}, {"HOME": "/"}, {"HOME": "/no/such/home"}])
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
+def test_it_starts_without_a_home(has, tmp_path):
+    drop = ("HOME", "HF_HOME", "TORCH_HOME", "CODEC_HOME", "HIBARI_HOME", "VOICES_DIR", "VOLUME_DIR")
+    done = begun(BARE, drop, TMPDIR="/tmp", **has)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("/tmp/linacodec-tier3-54321/.cache/")
+
+
+def test_a_folder_of_nobody_is_one_line():
+    done = begun("from linacodec_tier3.handler import main; main()", VOICES_DIR="~no-such-user/voices")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "VOICES_DIR='~no-such-user/voices'" in done.stderr and "no user of this machine" in done.stderr
+
+
+def test_output_in_ascii_ends_no_job():
+    env = {"DEFAULT_SERVICE": "tone", "PYTHONIOENCODING": "ascii"}
+    with LocalEndpoint(env=env) as running:
+        client = Client(running.endpoint_url)
+        with pytest.raises(JobFailed, match="größe"): batch(client, "Hi.", **{"größe": 1}, output_format="pcm_24")
+        assert batch(client, "Hi.", output_format="pcm_24")["status"] == "complete"
+
+
+def test_an_odd_file_hides_no_other_voice(tmp_path):
+    for name in (b"caf\xe9.wav", b"good.wav"): open(os.path.join(os.fsencode(tmp_path), name), "wb").close()
+    code = """from linacodec_tier3.config import get_config
+from linacodec_tier3.contract import wire_size
+from linacodec_tier3.tts import recordings
+print(list(recordings(get_config())), wire_size(list(recordings(get_config()))))"""
+    done = begun(code, VOICES_DIR=str(tmp_path))
+    assert "['good.wav'] " in done.stdout and "caf" in done.stderr and "left out" in done.stderr
