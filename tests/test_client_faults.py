@@ -351,7 +351,7 @@ def test_a_dropped_iterator_cancels_the_job(local, abandoned):
     abandoned()
 
 
-@pytest.mark.parametrize("error", [StreamError("another"), ValueError("shape"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("error", [StreamError("x"), ValueError("y"), KeyboardInterrupt()], ids=repr)
 def test_a_codec_that_fails_cancels_the_job(local, error, monkeypatch, abandoned):
     def fail(*args): raise error
     monkeypatch.setattr(client_module, "from_pcm", fail)  # in the place of a codec
@@ -449,9 +449,10 @@ STOPS = [(signal.SIGINT, 130, "pcm_24"), (signal.SIGINT, 130, "wav"), (signal.SI
 @pytest.mark.parametrize("number, code, format", STOPS)
 def test_the_command_line_that_is_stopped_cancels_the_job(local, abandoned, number, code, format, tmp_path):
     how = ["--service", "tone", "--parameters", '{"rtf": 1.0}', "--max-chars", "40", "--format", format]
-    asked = ["run", "--url", local.endpoint_url, *how, "--text", TEXT, "--out", str(tmp_path), "--api-key", KEY]
+    asked = ["run", "--url", local.endpoint_url, *how, "--text", TEXT, "--api-key", KEY,
+             "--out", str(tmp_path)]
     before = set(jobs(local))
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # where these tests run in the background, too
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # in the background, too
     run = subprocess.Popen([sys.executable, "-c", COMMAND, *asked], stderr=subprocess.PIPE, text=True,
                            preexec_fn=hears)
     wait_until(lambda: any(j.first_partial or format == "wav" and j.taken for name, j in jobs(local).items()
@@ -480,7 +481,8 @@ def test_a_wrong_codec_on_the_command_line_cancels_the_job(odd, messages):
 
 def begun(code, drop=(), **env): # a process of its own, without some variables
     kept = {k: v for k, v in os.environ.items() if k not in drop}
-    return subprocess.run([sys.executable, "-c", code], env=kept | env, capture_output=True, text=True, timeout=120)
+    command, how = [sys.executable, "-c", code], dict(capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=kept | env, **how)
 
 
 @pytest.mark.parametrize("level", ["warning", "WARNING ", "critical", "2", "", "loud"])
@@ -516,7 +518,8 @@ def test_output_in_ascii_ends_no_job():
     env = {"DEFAULT_SERVICE": "tone", "PYTHONIOENCODING": "ascii"}
     with LocalEndpoint(env=env) as running:
         client = Client(running.endpoint_url)
-        with pytest.raises(JobFailed, match="größe"): batch(client, "Hi.", **{"größe": 1}, output_format="pcm_24")
+        odd_key = {"größe": 1, "output_format": "pcm_24"}
+        with pytest.raises(JobFailed, match="größe"): batch(client, "Hi.", **odd_key)
         assert batch(client, "Hi.", output_format="pcm_24")["status"] == "complete"
 
 
