@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PARTIAL_LIMIT', 'RESULT_LIMIT', 'SYNC_RESULT_LIMIT', 'DTYPES', 'ARENAS', 'CACHED', 'ConfigError', 'number', 'one_of',
-           'path', 'setting', 'cache_folder', 'encoding_dtype', 'Config', 'read_config', 'settings_table',
-           'export_allocator', 'bound_memory', 'export_caches', 'get_config', 'nvidia_driver', 'unusable_gpu',
-           'resolve_device']
+           'home', 'path', 'setting', 'cache_folder', 'encoding_dtype', 'Config', 'read_config', 'settings_table',
+           'export_allocator', 'bound_memory', 'export_caches', 'printable_output', 'get_config', 'nvidia_driver',
+           'unusable_gpu', 'resolve_device']
 
 # %% ../nbs/01_config.ipynb #0fb221ac
-import ctypes, logging, os, re, sys
+import ctypes, logging, os, re, sys, tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -43,18 +43,30 @@ def number(
 # %% ../nbs/01_config.ipynb #cfb68e31
 def one_of(
     *choices:str, # values allowed, lower case
+    **also:str, # other words for some of them
 ) -> Callable: # parser: text of any case -> the choice
     "A parser for one word out of a few."
     def parse(text):
-        if text.lower() not in choices: raise ValueError(f"expected one of {', '.join(choices)}")
-        return text.lower()
+        word = also.get(text.lower(), text.lower())
+        if word not in choices: raise ValueError(f"expected one of {', '.join(choices)}")
+        return word
     return parse
+
+def home() -> Path: # absolute; a temporary folder of this user where there is no home to write to
+    "The user's home, also of a user that has none, as in a container with `--user 1234`."
+    try: found = Path.home()
+    except RuntimeError: found = None
+    if found and (os.access(found, os.W_OK) or (found / ".cache").is_dir()): return found
+    return Path(tempfile.gettempdir(), f"linacodec-tier3-{os.getuid()}")
 
 def path(
     text:str, # a folder; `~` is expanded
-) -> Path: # absolute
+) -> Path: # absolute; raises `ValueError` for `~name` where nobody has that name
     "A parser for a folder, which need not exist yet."
-    return Path(text).expanduser().absolute()
+    if text == "~" or text.startswith("~/"): return home().joinpath(text[2:]).absolute()
+    try: return Path(text).expanduser().absolute()
+    except RuntimeError: raise ValueError(f"{text.split('/')[0]} is no user of this machine") from None
+
 
 # %% ../nbs/01_config.ipynb #4a9613d7
 def setting(
@@ -71,7 +83,7 @@ def cache_folder(
     name:str, # folder below `.cache`
 ) -> Callable: # volume (a folder, or None when not mounted) -> folder
     "Where a library should keep its downloads."
-    return lambda volume: (volume or Path.home()) / ".cache" / name
+    return lambda volume: (volume or home()) / ".cache" / name
 
 # %% ../nbs/01_config.ipynb #e21226c6
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
@@ -104,7 +116,7 @@ class Config:
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
     shutdown_grace_s:float = setting(8., number(0, 3600, float),
         "seconds that a running job has to finish after SIGTERM")
-    log_level:str = setting("info", one_of("debug", "info", "warn", "error"),
+    log_level:str = setting("info", one_of("debug", "info", "warn", "error", warning="warn"),
         "least level of log lines written")
     codec:str = setting("auto", one_of("auto", "published", "nano", "none"),
         "whose weights the codec has: `published` ones only, the small `nano` ones of this package only, "
@@ -133,7 +145,7 @@ class Config:
     codec_home:Path = setting(cache_folder("linacodec"), path,
         "codec weights, as they were fetched and converted")
     hibari_home:Path = setting(cache_folder("hibari"), path, "further voices of the embedded engine")
-    voices_dir:Path = setting(lambda v: (v or Path.home() / ".local/share/linacodec-tier3") / "voices", path,
+    voices_dir:Path = setting(lambda v: (v or home() / ".local/share/linacodec-tier3") / "voices", path,
         "reference recordings for engines that copy a voice")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
@@ -200,6 +212,12 @@ def export_caches(
         _log.warning("HF_HOME=%s comes too late: huggingface_hub is imported already; "
                      "import linacodec_tier3 first", cfg.hf_home)
     for name in ("hf_home", "torch_home", "hibari_home"): env[name.upper()] = str(getattr(cfg, name))
+
+# %% ../nbs/01_config.ipynb #8ee94365
+def printable_output() -> None:
+    "Let this process print any text: characters that its output has no place for are escaped."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
 
 @cache
 def get_config() -> Config: # raises `ConfigError`

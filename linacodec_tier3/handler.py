@@ -31,7 +31,7 @@ from runpod.serverless.modules.worker_state import JobsProgress
 from runpod.serverless.utils import rp_upload
 from . import __version__
 from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config,
-                                    resolve_device)
+                                    printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
 from .generators import (Delivery, ResultTooLarge, available_formats, codec_for, delivery,
                                         generate_batch_audio, generate_stream, naming)
@@ -363,6 +363,7 @@ def worker_config(
 
 def main() -> None:
     "Run the worker until the platform ends it."
+    printable_output()
     try:
         cfg = get_config()
         if cfg.device != "auto": resolve_device(cfg.device)

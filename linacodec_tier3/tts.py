@@ -209,13 +209,27 @@ def successor(
 # %% ../nbs/05_tts.ipynb #70c84b5b
 RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 
+def _is_recording(file, folder): # in the folder itself, and with a name that a request can hold
+    if file.suffix.lower() not in RECORDINGS: return False
+    try:
+        file.name.encode()
+        return file.resolve().parent == folder and file.is_file()
+    except (OSError, RuntimeError, UnicodeError) as e: # no UTF-8, a link to itself, a file out of reach
+        _log.warning("recording %s is left out: %s", ascii(file.name), ascii(str(e)))
+        return False
+
 def recordings(
     cfg:Config, # names the voices folder
 ) -> dict[str,Path]: # name as in a request -> file
-    "The reference recordings in the voices folder."
-    folder = cfg.voices_dir.resolve()
-    files = [f for f in folder.iterdir() if f.suffix.lower() in RECORDINGS] if folder.is_dir() else []
-    return {f.name: f for f in sorted(files) if f.resolve().parent == folder and f.is_file()}
+    "The reference recordings in the voices folder; one that is odd hides no other."
+    try:
+        folder = cfg.voices_dir.resolve()
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+    except (OSError, RuntimeError) as e:
+        _log.warning("the voices folder cannot be read: %s", ascii(str(e)))
+        return {}
+    return {f.name: f for f in files if _is_recording(f, folder)}
+
 
 # %% ../nbs/05_tts.ipynb #9b3d6e45
 def resolve_voice(
