@@ -23,7 +23,7 @@ if __name__ == "__main__": signal.signal(signal.SIGTERM, _end_now)
 # %% ../nbs/09_handler.ipynb #4249e1f5
 import asyncio, contextvars, faulthandler, logging, os, signal, sys, threading, time, zlib
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from typing import Any, AsyncIterator, Iterator
 import runpod
@@ -39,8 +39,8 @@ from .codec.choice import codec_state, linacodec_available, load_linacodec, requ
 from .codec.protocol import CodecUnavailable, device_fault
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
                                  load_tts_model, recordings, resolve_voice, shown)
-from .contract import (STREAMED_FORMATS, TOKENS, RequestError, error_result, read_request,
-                                      wire_size, with_limits)
+from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
+                                      read_request, wire_size, with_limits)
 
 # %% ../nbs/09_handler.ipynb #e233aa0d
 @lru_cache(maxsize=64)
@@ -93,7 +93,7 @@ def check_format(
                            f"streamed: {', '.join(STREAMED_FORMATS)}; or `stream`: false")
 
 # %% ../nbs/09_handler.ipynb #1a98df7e
-DELIVERED = ("seed", "speed", "max_chars", "token_encoding", "embedding_mode")  # keys that `Delivery` has too
+DELIVERED = [f.name for f in fields(Delivery) if f.name in Request.model_fields]  # keys that say how
 
 def check_request(
     given:Any, # `job["input"]`, straight from JSON

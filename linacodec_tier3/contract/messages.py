@@ -164,7 +164,6 @@ class BatchResult(TypedDict):
 
 # %% ../../nbs/contract/01_messages.ipynb #0ce7305a
 @_closed
-@_closed
 class ActionResult(TypedDict):
     "The answer to a request with `action`."
     status:Literal["complete"]
@@ -172,7 +171,6 @@ class ActionResult(TypedDict):
     health:NotRequired[dict[str, Any]]
     voices:NotRequired[Annotated[dict[str, Any], _doc("engine -> voices, speeds, options")]]
 
-@_closed
 @_closed
 class Error(TypedDict):
     "What went wrong; on RunPod the job is FAILED with `error`."
