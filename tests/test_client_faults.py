@@ -391,6 +391,8 @@ def test_ctrl_c_while_a_job_is_submitted_leaves_none(odd, interrupt_after):
     wait_until(lambda: "cancel" in server.asked, SOON)
 
 
+# Python has nobody to raise what stops a generator that is thrown away
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_second_ctrl_c_does_not_stop_the_cancelling(odd, interrupt_after):
     reached, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
     def slow(request):

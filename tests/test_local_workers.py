@@ -1,11 +1,12 @@
 "Workers of the local endpoint that die, work side by side, do not start, or have to go with their owner."
-import os, signal, subprocess, sys, threading
+import os, signal, subprocess, sys, threading, time
 
 import psutil
 import pytest
 import requests
 
 from linacodec_tier3.contract import FINAL_STATES
+from linacodec_tier3.local import process
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from support import PlainClient, echo_endpoint, wait_until
 
@@ -65,7 +66,12 @@ def test_a_job_past_its_execution_timeout_takes_its_worker_with_it(misdeed):
         assert not psutil.pid_exists(first) and ep.failure is None
 
 
-def test_stopping_lets_the_running_job_end_and_leaves_nothing_behind():
+def test_stopping_lets_the_running_job_end_and_leaves_nothing_behind(monkeypatch):
+    class Slow(threading.Thread): # one that has told of its worker's end, and ends late itself
+        def run(self):
+            super().run()
+            time.sleep(0.3)
+    monkeypatch.setattr(process.threading, "Thread", Slow)
     ep = echo_endpoint(endpoint_id="ends").start()
     assert len(threads("ends")) == 3
     http = PlainClient(ep)
@@ -138,6 +144,7 @@ def test_an_endpoint_that_did_not_wait_says_why_its_worker_is_down():
 
 OWNER = """
 import signal, threading, time
+from linacodec_tier3.local import process
 from linacodec_tier3.local.endpoint import LocalEndpoint
 ep = LocalEndpoint(command=["sleep", "300"]).start(wait=False)
 def tell():

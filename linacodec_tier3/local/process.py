@@ -129,6 +129,7 @@ def launch(
     except OSError as err: _ended(slot, f"could not start: {err}")
 
 def _ended(slot, how):
+    if slot.process: slot.process.join()  # its thread, which has nothing left to do
     worker, slot.worker, slot.process = slot.worker, None, None
     slot.up, slot.ended, slot.deaths = False, how, slot.deaths + 1
     slot.on_end(worker, how)
