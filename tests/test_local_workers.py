@@ -70,7 +70,7 @@ def test_stopping_lets_the_running_job_end_and_leaves_nothing_behind(monkeypatch
     class Slow(threading.Thread): # one that has told of its worker's end, and ends late itself
         def run(self):
             super().run()
-            time.sleep(0.3)
+            if self.name.startswith("worker-exit"): time.sleep(0.5)
     monkeypatch.setattr(process.threading, "Thread", Slow)
     ep = echo_endpoint(endpoint_id="ends").start()
     assert len(threads("ends")) == 3
