@@ -10,10 +10,11 @@ import regex, unicodedata
 from functools import cache, lru_cache
 from .edits import Draft, edited, put
 
-# %% ../../nbs/text/01_clean.ipynb #58e9619c
+# %% ../../nbs/text/01_clean.ipynb #ea6f5da6
 _LOOK_ALIKES = {
-    '"': "“”„‟〝〞〟❝❞″‶ʺ«»‹›", "'": "‘’‚‛´ʼʻʽˊˋ՚ꞌ′‵ʹ❛❜", "-": "‐‑﹣－", "–": "‒", "—": "―⸺⸻﹘", "…": "⋯‥︙", "/": "⁄∕",
-    ":": "∶", "~": "∼⁓", "*": "∗⁎", "•": "⁃∙‣◦●○■□▪▫◆◇►▶➤➢✦", "!": "‼", "?": "⁉⁈⁇‽", "|": "∣¦", " ": "\u2800"}
+    '"': "“”„‟〝〞〟❝❞″‶ʺ«»‹›", "'": "‘’‚‛´ʼʻʽˊˋ՚ꞌ′‵ʹ❛❜", "-": "‐‑﹣－", "–": "‒", "—": "―⸺⸻﹘",
+    "…": "⋯‥︙", "/": "⁄∕", ":": "∶", "~": "∼⁓", "*": "∗⁎", "•": "⁃∙‣◦●○■□▪▫◆◇►▶➤➢✦",
+    "!": "‼", "?": "⁉⁈⁇‽", "|": "∣¦", " ": "\u2800"}
 _PLAIN = {odd: plain for plain, many in _LOOK_ALIKES.items() for odd in many}
 _STAYS = set("…№™℠ªºµΩℹⓂ㊗㊙ℵℶℷℸ\u20e3\u200c\u200d\ufe0e\ufe0f\t\n")  # or is judged with what stands around it
 _MADE_OF = "font wide narrow circle square compat isolated initial medial final vertical small".split()
@@ -25,11 +26,12 @@ def _within(c): # what a character is made of, or itself
     if made and made[0] != " " and (letter or kind[1:] in _MADE_OF): return made
     name = unicodedata.name(c, "")
     if name.startswith("LATIN LETTER SMALL CAPITAL ") and name[-2] == " ": return name[-1].lower()
-    if name.startswith("NEGATIVE ") and name[-9:-1] == " LETTER " and not regex.match(r"\p{Emoji}", c): return name[-1]
+    if name.startswith("NEGATIVE ") and name[-9:-1] == " LETTER ":
+        return c if regex.match(r"\p{Emoji}", c) else name[-1]
     if name.startswith(("NEGATIVE CIRCLED", "DINGBAT")): return f"{unicodedata.numeric(c, 0):.0f}"
     return c
 
-# %% ../../nbs/text/01_clean.ipynb #bbcd9d58
+# %% ../../nbs/text/01_clean.ipynb #ae3ef4af
 _NOBODYS = {"Co", "Cs", "Cn"}  # private use, half a character, not assigned
 _EMPTY_LETTERS = "\u115f\u1160\u3164\uffa0"
 
@@ -41,19 +43,23 @@ def _plain(c): # the plain form of a character, wherever it stands
     if "\x80" <= c <= "\x9f": return _plain(bytes([ord(c)]).decode("cp1252", "ignore") or "\0")
     if kind == "Zs": return " "
     if kind in ("Cc", "Me") or kind in _NOBODYS or c in _EMPTY_LETTERS + "\ufffc\ufffd\u034f": return ""
-    if kind == "Cf": return c if regex.match(r"\p{PCM}|[\U000e0020-\U000e007f]", c) else ""  # of Arabic numbers; of flags
+    if kind == "Cf":  # but for those of Arabic numbers and of flags
+        return c if regex.match(r"\p{PCM}|[\U000e0020-\U000e007f]", c) else ""
     return _within(c)
 
-# %% ../../nbs/text/01_clean.ipynb #ac33f92d
+# %% ../../nbs/text/01_clean.ipynb #d6026bae
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}、。「」『』"
 _DENSE = regex.compile(rf"[{_CJK}]")
 _JOINERS = regex.compile(r"""
-      (?<![\p{ExtPict}\ufe0f\p{EMod}] (?=\u200d\p{ExtPict})) (?<![\p{L}\p{M}--[\p{Latin}\p{Greek}\p{Cyrillic}\p{Inherited}]]) [\u200c\u200d]
-    | (?<!\p{Emoji}) \ufe0f | \ufe0e | (?<![\U0001f3f4\U000e0020-\U000e007f]) [\U000e0020-\U000e007f]++""", regex.X | regex.V1)
+      (?<![\p{ExtPict}\ufe0f\p{EMod}] (?=\u200d\p{ExtPict}))
+          (?<![\p{L}\p{M}--[\p{Latin}\p{Greek}\p{Cyrillic}\p{Inherited}]]) [\u200c\u200d]
+    | (?<!\p{Emoji}) \ufe0f | \ufe0e
+    | (?<![\U0001f3f4\U000e0020-\U000e007f]) [\U000e0020-\U000e007f]++""", regex.X | regex.V1)
 
 def _in_place(m): # what is said for the character of a match, seen where it stands; None: it stays
     c, text, a, b = m[0], m.string, *m.span()
     plain, before, after = _plain(c), text[a - 1:a], text[b:b + 1]
+    if c in "′″" and before.isdecimal(): return None
     if plain == " " and c != " " and before.isdecimal() and after.isdecimal(): return None
     if "\uff01" <= c <= "\uff5e" and not plain.isalnum() and plain in "!(),.:;?[]{}":
         if _DENSE.match(before) or _DENSE.match(after): return None
@@ -76,11 +82,12 @@ def _of_characters(draft): # a draft in plain characters
     if not odd: return draft
     return put(draft, regex.compile(f"[{''.join(map(regex.escape, sorted(odd)))}]"), _in_place, final=False)
 
-# %% ../../nbs/text/01_clean.ipynb #3cd3de86
+# %% ../../nbs/text/01_clean.ipynb #ffeeb792
 _HEAPS = regex.compile(r"[\p{M}--[\ufe0f\u20e3]]{9,}+", regex.V1)
 _CLUSTERS = regex.compile(r".[\p{M}\p{NFC_QC=M}]++|\p{NFC_QC=N}", regex.S)
-_STACKED = regex.compile(r"""(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Nd}\p{P}\p{Z}]) [\p{M}--[\ufe0f\u20e3]]{2,}+
-                             | [\u0334-\u0338\u20d0-\u20dc]++""", regex.X | regex.V1)
+_STACKED = regex.compile(r"""
+      (?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Nd}\p{P}\p{Z}]) [\p{M}--[\ufe0f\u20e3]]{2,}+
+    | [\u0334-\u0338\u20d0-\u20dc]++""", regex.X | regex.V1)
 
 def _composed(draft): # a draft in form C, without heaps of accents
     if draft.open.isascii(): return draft
@@ -118,16 +125,18 @@ def _decoded(draft): # a draft in which no text is in the wrong encoding
     edits = [(a + x, a + y, said) for a, b in _suspects(text) for x, y, said in _restored(text[a:b])]
     return edited(draft, edits, final=False) if edits else draft
 
-# %% ../../nbs/text/01_clean.ipynb #a6cbdc66
+# %% ../../nbs/text/01_clean.ipynb #a925e9e0
 _ENDS = regex.compile(r"\r\n?|[\v\f\x85\u2028\x1c-\x1e]|\u2029")
 _BROKEN = regex.compile(r"[-‐\u00ad](?<=[\p{L}\p{Nd}].)[ \t]*+\n[ \t]*+(?=[\p{L}\p{Nd}])")
-_FIRSTS = frozenset("""self well ill non ex half all cross high low long short old new so one two three four five six seven eight
-    nine ten twenty thirty forty fifty sixty seventy eighty ninety north south east west anti pro pre post co vice mid semi quasi
-    then great good best better first second third last full part hard soft open wide deep ever never much
-    upper lower middle left right front back near far red blue green black white state world""".split())
-_SECONDS = frozenset("""like based free known made old year years time day off up in out down on over and to the of or level
-    eyed haired handed minded looking called born sized term third thirds half class rate ended long wide specific related
-    style type driven law to-date colored coloured legged faced headed hearted""".split())
+_FIRSTS = frozenset("""self well ill non ex half all cross high low long short old new so one two three four
+    five six seven eight nine ten twenty thirty forty fifty sixty seventy eighty ninety north south east
+    west anti pro pre post co vice mid semi quasi then great good best better first second third last full
+    part hard soft open wide deep ever never much upper lower middle left right front back near far red blue
+    green black white state world""".split())
+_SECONDS = frozenset("""like based free known made old year years time day off up in out down on over and to
+    the of or level eyed haired handed minded looking called born sized term third thirds half class rate
+    ended long wide specific related style type driven law to-date colored coloured legged faced headed
+    hearted""".split())
 
 def _joined(m): # what stays of a hyphen at a line end
     left, right = m.string[max(0, m.start() - 24):m.start()], m.string[m.end():m.end() + 24]
@@ -162,9 +171,13 @@ def clean(
     for step in _decoded, _of_lines, _of_characters, _composed: draft = step(draft)
     return put(draft, _MARKS, _as_one, final=False)
 
-# %% ../../nbs/text/01_clean.ipynb #e4cfde53
-_DASHES = regex.compile(r"""(?<=[\p{L}\p{M}\p{N}"'.,;:?)]) -{2,3}+ (?=[\p{L}\p{N}"'(]) | (?<=[^\s-]\ ) -{2,}+ (?=\ [^\s-])""", regex.X)
-_RUNS = regex.compile(r"""(?<!\s)\s*+(?: ([=*_~#+^|\\<>•·-])\1\1++ | (?<!\S)[*=~_•·+|-](?:\s[*=~_•·+|-](?!\S)){2,}+ )\s*+""", regex.X)
+# %% ../../nbs/text/01_clean.ipynb #983b5406
+_ROWS = regex.compile(r"([=*_~#+^|\\<>•·-])\s?\1")
+_DASHES = regex.compile(r"""
+      (?<=[\p{L}\p{M}\p{N}"'.,;:?)]) -{2,3}+ (?=[\p{L}\p{N}"'(])
+    | (?<=[^\s-]\ ) -{2,}+ (?=\ [^\s-])""", regex.X)
+_RUNS = regex.compile(r"""(?<!\s) \s*+
+    (?: ([=*_~#+^|\\<>•·-])\1\1++ | (?<!\S)[*=~_•·+|-](?:\s[*=~_•·+|-](?!\S)){2,}+ ) \s*+""", regex.X)
 
 def _as_pause(m): # between words a full stop, unless there is a pause already
     before, after = m.string[max(0, m.start() - 1):m.start()], m.string[m.end():m.end() + 1]
@@ -178,5 +191,3 @@ def paused(
     if not _ROWS.search(draft.open): return draft
     draft = put(draft, _DASHES, "—", final=False)
     return put(draft, _RUNS, _as_pause, final=False)
-
-_ROWS = regex.compile(r"([=*_~#+^|\\<>•·-])\s?\1")

@@ -39,7 +39,7 @@ class Skipped:
 
 # %% ../../nbs/text/00_edits.ipynb #24234950
 BLOT = "\ue000"  # in `open`, each character of what is final; a private one, which no text to say holds
-Edit = tuple[int, int, str] | tuple[int, int, str, str]  # replace text[a:b] by this; with a reason, report it as skipped
+Edit = tuple[int, int, str] | tuple[int, int, str, str]  # replace text[a:b] by this; report it with a reason
 
 class Draft:
     "A text to say, where its stretches stand in the original, and what of that is not said. Never changes."
