@@ -137,7 +137,7 @@ def _marked(reader, a, b, after): # a line that may begin with signs: headings, 
         reader.block, reader.indent = _Block(a if start is None else start, b, kind, edits), indent
         if kind == "heading": yield from reader.close()
 
-# %% ../../nbs/text/03_markup.ipynb #7f82d641
+# %% ../../nbs/text/03_markup.ipynb #13fc36b5
 _DELIMITER = regex.compile(r"[ \t]*+\|?[ \t]*+:?-++:?[ \t]*+(?:\|[ \t]*+:?-++:?[ \t]*+)*+\|?[ \t]*+\Z")
 _PIPE = regex.compile(r"(?<!\\)\|")
 
@@ -155,7 +155,8 @@ def _row(text, heads, cells, start, end): # a block that says each cell after it
     edits, at, first = [], start, True
     for head, (a, b) in zip(heads + [""] * len(cells), cells):
         if a >= b: continue
-        edits.append((at, a, ("" if first else ", ") + (head + ": " if head else "")))
+        said = ("" if first else ", ") + (head and head + ": ")
+        edits.append((at, a, said) if said else (at, a, "", "markup"))
         at, first = b, False
     return _Block(start, end, "item", [*edits, (at, end, "")])
 
