@@ -254,11 +254,11 @@ def _chunks(texts, sizes): # of texts, or of paragraphs that know their source
             at = _SKIP.match(text, resume).end()
 
 def iter_chunks(
-    text:str|Iterable,         # what to speak, of any length; or paragraphs with `text` and `source(start, end)`
+    text:str|Iterable,         # what to speak, of any length; or paragraphs, which have `text` and `source`
     max_chars:int=500,         # the most characters a chunk may have
     first_chars:int|None=None, # budget of the first chunk, from which others grow; None: `max_chars` for all
     growth:float=1.5,          # how fast they grow, see `growth_for`; only with `first_chars`
-) -> Iterator[Chunk]:          # the chunks in order, each found when asked for; none of nothing but white space
+) -> Iterator[Chunk]:          # the chunks in order, each found when asked for; of white space, none
     "The chunks of `text`, lazily; `ValueError` at once when a number is out of range."
     first = max_chars if first_chars is None else first_chars
     for name, n in (("max_chars", max_chars), ("first_chars", first)):

@@ -158,7 +158,8 @@ def register_engine(
     missing = [m for m in ENGINE_MEMBERS if not hasattr(engine, m)]
     if missing: raise TypeError(f"{engine.__name__} is no engine: it lacks {', '.join(missing)}")
     for what in ("languages", "tags"):
-        if isinstance(named := declared(engine, what), tuple) and all(isinstance(n, str) for n in named): continue
+        named = declared(engine, what)
+        if isinstance(named, tuple) and all(isinstance(n, str) for n in named): continue
         raise TypeError(f"{engine.__name__}.{what} is {shown(named)}: it must be a tuple of strings")
     _classes[engine.name] = engine
     forget_engine(engine.name)

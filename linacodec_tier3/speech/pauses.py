@@ -35,7 +35,7 @@ def gaps(
     rate:int, # Hz
     least_s:float=0.1, # seconds that a gap has at least
     below_db:float=-40, # silence is so far below the loudest 10 ms
-) -> list[tuple[float,float]]: # (start, end) in seconds, ascending; none before the first sound or after the last
+) -> list[tuple[float,float]]: # (start, end) in seconds, ascending; none at the sound's beginning and end
     "Where it is silent inside a sound."
     loud = loud_frames(audio, rate, below_db)
     n = max(1, rate // 100) / rate
@@ -51,16 +51,20 @@ def longest_gaps(
     return [b - a for a, b in sorted(found)] + [0.] * (n - len(found))
 
 # %% ../../nbs/speech/00_pauses.ipynb #948bb90d
-SENTENCES_TO_MEASURE = ("The harbour was quiet that morning.", "Nobody had expected the boat.", "It came in late.",
-                        "The keeper counted the strokes.", "Somebody laughed.", "Everything was open.")
-CLAUSES_TO_MEASURE = (("When the boat came in,", "nobody was there."), ("He counted the strokes,", "and then he left."),
-                      ("The road was open,", "but the bridge was closed."))
+SENTENCES_TO_MEASURE = (
+    "The harbour was quiet that morning.", "Nobody had expected the boat.", "It came in late.",
+    "The keeper counted the strokes.", "Somebody laughed.", "Everything was open.")
+CLAUSES_TO_MEASURE = (
+    ("When the boat came in,", "nobody was there."), ("He counted the strokes,", "and then he left."),
+    ("The road was open,", "but the bridge was closed."))
 OWN_S = 0.03  # seconds by which two pauses may differ and still sound alike
 
 def _between(sounds, rate): # seconds of silence between neighbours that are put together
-    ends = [(loud[0], len(x) * 100 / rate - loud[-1] - 1) for x in sounds if len(loud := loud_frames(x, rate, -40))]
+    found = [(loud_frames(x, rate, -40), len(x) * 100 / rate) for x in sounds]
+    ends = [(loud[0], n - loud[-1] - 1) for loud, n in found if len(loud)]
     return [(after + before) / 100 for (_, after), (before, _) in zip(ends, ends[1:])]
 
+# %% ../../nbs/speech/00_pauses.ipynb #926e082b
 def measured_pauses(
     speak:Callable[[str],np.ndarray], # what an engine makes of a text, at speed 1
     rate:int, # Hz
