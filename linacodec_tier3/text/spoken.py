@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STRICT', 'SpokenText', 'spoken_paragraphs', 'spoken_form']
 
-# %% ../../nbs/text/05_spoken.ipynb #bd43a028
+# %% ../../nbs/text/05_spoken.ipynb #3b3a6b84
 import logging, regex
 from collections.abc import Iterable, Iterator
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from .clean import clean
 from .edits import Draft, Skipped, chained, edited, put, source
@@ -24,19 +24,21 @@ class SpokenText(Draft):
         "Where what is said between two places stands in the text as it was written."
         return source(self, start, end)
 
-# %% ../../nbs/text/05_spoken.ipynb #5094f5e4
+# %% ../../nbs/text/05_spoken.ipynb #c6243b62
 _ENGLISH = dict(addresses="NAMES_FIRST", dates="DATES", amounts="AMOUNTS", formulas="FORMULAS",
     numbers="NUMBERS", names="NAMES_LAST")
 
 def _room(name): return import_module(f"linacodec_tier3.text.{name}")
 
-@cache
-def _steps(language, emoji): # what makes words of a paragraph
-    steps = [_room("addresses").emoji_skipped] if emoji == "skip" else []
-    if language == "en": return (*steps, *(step for name,
-            steps in _ENGLISH.items() for step in getattr(_room(name), steps)))
-    others = _room("languages")
-    return (*steps, lambda draft: others.in_language(draft, language))
+@lru_cache(maxsize=64)
+def _steps(language, emoji, languages): # what makes words of a paragraph
+    pictures, others = _room("pictures"), _room("languages")
+    steps = [partial(others.outside, languages=languages)] if languages else []
+    if not language: return tuple(steps)
+    steps += [pictures.emoji_skipped if emoji == "skip" else partial(pictures.emoji_said, language=language)]
+    steps += [pictures.faces_gone]
+    if language != "en": return *steps, partial(others.in_language, language=language)
+    return *steps, *(step for name, steps in _ENGLISH.items() for step in getattr(_room(name), steps))
 
 # %% ../../nbs/text/05_spoken.ipynb #1d5d37cd
 STRICT = False  # whether a step that fails raises
@@ -81,29 +83,29 @@ def _tidied(draft, language): # a draft without blanks and marks that stand for 
         draft = edited(draft, edits, final=False)
     return draft if _SAYABLE.search(draft.text) else Draft((), draft.skipped)
 
-# %% ../../nbs/text/05_spoken.ipynb #5574f867
+# %% ../../nbs/text/05_spoken.ipynb #ac66f7b1
 _LETTERS = regex.compile(r"[\p{L}\p{N}](?:\S*[\p{L}\p{N}])?+")
 
 def _accounted(text, at, draft): # (a draft that reports what is missing between `at` and its end, that end)
     missing = []
     for a, b in sorted((s.start, s.end) for s in [*draft.stretches, *draft.skipped]):
-        if a > at: missing += [Skipped(*m.span(), "nothing that can be said") for m in _LETTERS.finditer(text, at, a)]
+        gaps = _LETTERS.finditer(text, at, a) if a > at else ()
+        missing += [Skipped(*m.span(), "nothing that can be said") for m in gaps]
         at = max(at, b)
     return Draft(draft.stretches, [*draft.skipped, *missing]) if missing else draft, at
 
-# %% ../../nbs/text/05_spoken.ipynb #d02213c2
+# %% ../../nbs/text/05_spoken.ipynb #5c0d9a22
+_ONLY_SYMBOLS = "nothing but symbols"
+
 def _paragraphs(text, language, markup, emoji, tags, languages): # lazily
-    steps, said, told, at = _steps(language, emoji) if language else (), False, False, 0
+    steps, said, told, at = _steps(language, emoji, languages), False, False, 0
     for p in paragraphs(clean(Draft.of(text)), markup, tags):
-        p = _carried_out(p, steps)
-        if languages: p = _carried_out(p, [lambda draft: _room("languages").outside(draft, languages)])
-        p, at = _accounted(text, at, _tidied(p, language))
+        p, at = _accounted(text, at, _tidied(_carried_out(p, steps), language))
         said, told = said or bool(p.text), told or bool(p.skipped)
         if p.text or p.skipped: yield SpokenText(p.stretches, p.skipped)
     rest, _ = _accounted(text, at, Draft((), [Skipped(len(text), len(text), "")]))
     if len(rest.skipped) > 1: yield SpokenText((), rest.skipped[1:])
-    if text.strip() and not said and not told: yield SpokenText((),
-            [Skipped(0, len(text), "nothing but symbols")])
+    elif text.strip() and not said and not told: yield SpokenText((), [Skipped(0, len(text), _ONLY_SYMBOLS)])
 
 # %% ../../nbs/text/05_spoken.ipynb #d4dc0792
 _KEPT = 2_000  # characters of a text that is worth keeping
