@@ -68,20 +68,22 @@ def _in_place(m): # what is said for the character of a match, seen where it sta
         return " " * before.isalnum() + plain + " " * (after.isalnum() and _plain(after) == after)
     return plain
 
-# %% ../../nbs/text/01_clean.ipynb #40310b65
-_REPORTED = regex.compile(r"[\p{Co}\p{Cs}\p{Cn}\u115f\u1160\u3164\uffa0]++")
+# %% ../../nbs/text/01_clean.ipynb #57c18d31
 _ESCAPES = regex.compile(r"\x1b(?:\[[0-?]{0,64}+[@-~]|\][^\x07\x1b\n]{0,500}+\x07?)")  # colours of a terminal
+
+def _one_of(characters, many=""): # a pattern
+    return regex.compile(f"[{''.join(map(regex.escape, sorted(characters)))}]{many}")
 
 def _of_characters(draft): # a draft in plain characters
     seen = set(draft.open)
     if "\x1b" in seen: draft = put(draft, _ESCAPES, "", final=False, why="a control sequence")
     odd = {c for c in seen if _plain(c) != c}
-    if any(unicodedata.category(c) in _NOBODYS or c in _EMPTY_LETTERS for c in odd):
-        draft = put(draft, _REPORTED, "", final=False, why="a character that stands for nothing")
+    nobodys = {c for c in odd if unicodedata.category(c) in _NOBODYS or c in _EMPTY_LETTERS}
+    if nobodys: draft = put(draft, _one_of(nobodys, "++"), "", final=False,
+            why="a character that stands for nothing")
     if not seen.isdisjoint("\u200c\u200d\ufe0e\ufe0f") or any(c >= "\U000e0000" for c in seen):
         draft = put(draft, _JOINERS, "", final=False)
-    if not odd: return draft
-    return put(draft, regex.compile(f"[{''.join(map(regex.escape, sorted(odd)))}]"), _in_place, final=False)
+    return put(draft, _one_of(odd), _in_place, final=False) if odd else draft
 
 # %% ../../nbs/text/01_clean.ipynb #ffeeb792
 _HEAPS = regex.compile(r"[\p{M}--[\ufe0f\u20e3]]{9,}+", regex.V1)

@@ -55,10 +55,11 @@ def _carried_out(draft, steps): # a draft after all steps
             _report(getattr(step, "__qualname__", repr(step)))
     return draft
 
-# %% ../../nbs/text/05_spoken.ipynb #880a24d6
+# %% ../../nbs/text/05_spoken.ipynb #e32f7a90
 _SYMBOLS = regex.compile(r"""
-      (?P<open>[\[{]) | (?P<shut>[\]}]) | (?P<dash>(?<=\S\ )[-–](?=\ \S))
-    | [\p{S}\\*_\#@&•·†‡¶]++""", regex.X)
+      (?P<open> \[(?=[^\[\]]{0,500}+\]) ) | (?P<shut> (?<=\[[^\[\]]{0,500})\] )
+    | (?P<dash>(?<=\S\ )[-–](?=\ \S))
+    | [\p{S}\\*_\#@&•·†‡¶\[\]{}]++""", regex.X)
 _PUNCTUATION = regex.compile(r"""
       (?P<none> \(\s*+[,.;:]?\s*+\) | \A[\s,;:]++ | \A[.…—–-]++\s++ | \s++\Z
                 | (?<=[(])\s++ | (?<!\s)\s++ (?=[,.;:!?…)、。，！？](?!\w)) )
@@ -83,18 +84,30 @@ def _tidied(draft, language): # a draft without blanks and marks that stand for 
         draft = edited(draft, edits, final=False)
     return draft if _SAYABLE.search(draft.text) else Draft((), draft.skipped)
 
-# %% ../../nbs/text/05_spoken.ipynb #ac66f7b1
+# %% ../../nbs/text/05_spoken.ipynb #7139baf0
 _LETTERS = regex.compile(r"[\p{L}\p{N}](?:\S*[\p{L}\p{N}])?+")
 
-def _accounted(text, at, draft): # (a draft that reports what is missing between `at` and its end, that end)
-    missing = []
-    for a, b in sorted((s.start, s.end) for s in [*draft.stretches, *draft.skipped]):
-        gaps = _LETTERS.finditer(text, at, a) if a > at else ()
-        missing += [Skipped(*m.span(), "nothing that can be said") for m in gaps]
-        at = max(at, b)
-    return Draft(draft.stretches, [*draft.skipped, *missing]) if missing else draft, at
+def _missing(text, a, b): # letters and digits between two places
+    return [Skipped(*m.span(), "nothing that can be said")
+        for m in _LETTERS.finditer(text, a, b)] if a < b else []
 
-# %% ../../nbs/text/05_spoken.ipynb #5c0d9a22
+def _accounted(text, at, draft): # (a draft that reports what is missing between `at` and its end, that end)
+    skipped = list(draft.skipped)
+    for a, b in sorted((s.start, s.end) for s in [*draft.stretches, *draft.skipped]):
+        skipped += _missing(text, at, a)
+        at = max(at, b)
+    return Draft(draft.stretches, _joined(text, skipped)), at
+
+def _joined(text, skipped): # those that are next to each other, for the same reason, as one
+    joined = []
+    for s in sorted(skipped, key=lambda s: s.start):
+        last = joined[-1] if joined else None
+        if last and last.why == s.why and (s.start <= last.end or text[last.end:s.start].isspace()):
+            joined[-1] = Skipped(last.start, max(last.end, s.end), s.why)
+        else: joined.append(s)
+    return joined
+
+# %% ../../nbs/text/05_spoken.ipynb #0007d2f5
 _ONLY_SYMBOLS = "nothing but symbols"
 
 def _paragraphs(text, language, markup, emoji, tags, languages): # lazily
@@ -103,8 +116,8 @@ def _paragraphs(text, language, markup, emoji, tags, languages): # lazily
         p, at = _accounted(text, at, _tidied(_carried_out(p, steps), language))
         said, told = said or bool(p.text), told or bool(p.skipped)
         if p.text or p.skipped: yield SpokenText(p.stretches, p.skipped)
-    rest, _ = _accounted(text, at, Draft((), [Skipped(len(text), len(text), "")]))
-    if len(rest.skipped) > 1: yield SpokenText((), rest.skipped[1:])
+    rest = _missing(text, at, len(text))
+    if rest: yield SpokenText((), rest)
     elif text.strip() and not said and not told: yield SpokenText((), [Skipped(0, len(text), _ONLY_SYMBOLS)])
 
 # %% ../../nbs/text/05_spoken.ipynb #d4dc0792
