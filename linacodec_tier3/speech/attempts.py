@@ -139,7 +139,8 @@ def _works(speaker, failure, number): # whether it can say anything; None where 
     return True
 
 def _leave_out(speaker, piece, why):
-    speaker.job.skipped.append(Skipped(piece.start, piece.end, " ".join(why.split())[:200]))
+    why = " ".join(why.encode("utf-8", "backslashreplace").decode().split())  # may hold anything
+    speaker.job.skipped.append(Skipped(piece.start, piece.end, why[:200]))
 
 # %% ../../nbs/speech/01_attempts.ipynb #b92790e0
 def attempts(
