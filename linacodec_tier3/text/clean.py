@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['clean', 'paused']
 
-# %% ../../nbs/text/01_clean.ipynb #02f5818a
+# %% ../../nbs/text/01_clean.ipynb #e96a9a77
 import regex, unicodedata
+from difflib import SequenceMatcher
 from functools import lru_cache
 from .edits import Draft, edited, put
-from os.path import commonprefix
 
 # %% ../../nbs/text/01_clean.ipynb #ea6f5da6
 _LOOK_ALIKES = {
@@ -100,8 +100,13 @@ def _composed(draft): # a draft in form C, without heaps of accents
         draft = put(draft, _CLUSTERS, lambda m: unicodedata.normalize("NFC", m[0]), final=False)
     return put(draft, _STACKED, "", final=False) if marks else draft
 
-# %% ../../nbs/text/01_clean.ipynb #3fdb1c25
+# %% ../../nbs/text/01_clean.ipynb #99e57c8a
 _SUSPECT = regex.compile(r"[ÂÃâÄÅÎÏÐÑØÙà-ãïðŸă][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|[ÃÂ] ")
+
+def _changes(before, after): # edits that make one word of another
+    if len(before) > 200: return [(0, len(before), after)]
+    matches = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return [(a, b, after[x:y]) for kind, a, b, x, y in matches if kind != "equal"]
 
 def _restored(line): # edits that turn a line back, word by word if they are as many as before
     import ftfy
@@ -111,10 +116,7 @@ def _restored(line): # edits that turn a line back, word by word if they are as 
     if len(old) != len(new): old, new = [" ".join(old)], [" ".join(new)]
     at = 0
     for before, after in zip(old, new):
-        if before != after:
-            head = len(commonprefix([before, after]))
-            tail = len(commonprefix([before[head:][::-1], after[head:][::-1]]))
-            yield at + head, at + len(before) - tail, after[head:len(after) - tail]
+        if before != after: yield from ((at + a, at + b, said) for a, b, said in _changes(before, after))
         at += len(before) + 1
 
 def _suspects(text): # the lines with such sequences in them, each once

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['unmarked']
 
-# %% ../../nbs/text/02_inline.ipynb #e5377792
+# %% ../../nbs/text/02_inline.ipynb #5e0b6d9b
 import html, regex
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from .clean import clean
-from .edits import Draft, edited, excerpt, held
+from .edits import Draft, edited, parted
 
 # %% ../../nbs/text/02_inline.ipynb #0d445351
 _SIGN = regex.compile(r"[\\`<&\[\]*_]|~~|\$\$")  # without one of these there is nothing to do
@@ -253,7 +252,7 @@ def _apart(edits): # in order, without those that stand in others
         yield edit
         at = edit[1]
 
-# %% ../../nbs/text/02_inline.ipynb #8c7c8386
+# %% ../../nbs/text/02_inline.ipynb #9bd6f499
 def unmarked(
     draft:Draft, # a paragraph without line ends
     tags:Iterable[str]=(), # of engines, as in "[sigh]", none of them this one's: they are skipped
@@ -267,16 +266,7 @@ def unmarked(
     whole = edited(draft, _apart(walk.edits), final=False)
     if not walk.kinds and not _MARKS.search(whole.text): return [("text", whole)]
     ends = [m.start() for m in regex.finditer("\n", whole.text)]
-    starts = [0, *(e + 1 for e in ends)]
-    parts = [excerpt(whole, a, b) for a, b in zip(starts, [*ends, len(whole.text)])]
-    return list(_rows(zip(["text", *walk.kinds], _with_reasons(parts, whole.skipped))))
-
-def _with_reasons(parts, skipped): # parts of a paragraph, each with what is skipped before its end
-    skipped = deque(sorted(skipped, key=lambda s: s.start))
-    for i, part in enumerate(parts, 1):
-        own = []
-        while skipped and (i == len(parts) or part.stretches and skipped[0].start < part.stretches[-1].end):
-            own.append(skipped.popleft())
-        yield Draft(part.stretches, own)
+    spans = zip([0, *(e + 1 for e in ends)], [*ends, len(whole.text)])
+    return list(_rows(zip(["text", *walk.kinds], parted(whole, spans))))
 
 def _kind_of(m): return next(kind for kind in _TOKENS if m[kind] is not None)
