@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['month_first', 'day_first', 'in_digits', 'numbered', 'year_month', 'STOP_STAYS', 'times', 'hours', 'military', 'utc',
            'durations', 'decades', 'short_year', 'year_spans', 'seasons', 'year_in_name', 'eras', 'years',
-           'years_around', 'month_year', 'week_before', 'DATES', 'month', 'date', 'clock']
+           'years_around', 'month_year', 'week_before', 'spans_of_days', 'DATES', 'month', 'date', 'clock']
 
 # %% ../../nbs/text/04_dates.ipynb #157b1ac1
 import regex
@@ -48,7 +48,7 @@ def date(
     "A date in words, the month first."
     return f"{name} {ordinal(day)}" + (f", {year(in_year)}" if in_year else "")
 
-# %% ../../nbs/text/04_dates.ipynb #bc15efa5
+# %% ../../nbs/text/04_dates.ipynb #62e2cf60
 def _day_before(m): # the weekday in front
     return f"{WEEKDAYS[m['week'][:3].title()]}{m['comma'] or ''} " if m["week"] else ""
 
@@ -61,9 +61,9 @@ def _say_month_first(m):
 
 _BEFORE = rf"(?=[\dA-Zjfasond])(?<![\p{{L}}\p{{N}}{BLOT}])(?:(?P<week>{_WEEKDAY})(?P<comma>,?)\s+)?"
 month_first = saying(
-    rf"{_BEFORE}(?P<month>{_SHORT})\s{{1,3}}(?P<day>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}})"
+    rf"{_BEFORE}(?P<month>{_SHORT})(?:\s{{1,3}}|-)(?P<day>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}})"
     rf"(?:\s?(?:[-–—]|to)\s?(?:(?P<month2>{_SHORT})\s)?(?P<to>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}}))?"
-    rf"(?:,?\s{{1,3}}(?P<year>{_YEAR}))?+(?!\p{{L}})", _say_month_first)
+    rf"(?:(?:,?\s{{1,3}}|-)(?P<year>{_YEAR}))?+(?!\p{{L}})", _say_month_first)
 
 # %% ../../nbs/text/04_dates.ipynb #086f923b
 def _say_day_first(m):
@@ -127,7 +127,7 @@ def clock(
     if second: words += f" and {cardinal(second)} second{'s' if second > 1 else ''}"
     return words + (f" {half}" if half else "")
 
-# %% ../../nbs/text/04_dates.ipynb #9c90baf8
+# %% ../../nbs/text/04_dates.ipynb #4a3e42ad
 STOP_STAYS = rf"(?=\s*$|[\"”’)\]]*\s+(?!{_SHORT}|{_WEEKDAY}|[A-Z]{{2,}})[\"“‘(\[]*[A-Z])"
 _HALF = (rf"\s?(?:(?P<half>[AaPp])(?:[Mm](?![\p{{L}}\d])|\.\s?[Mm](?:(?P<end>\.{STOP_STAYS})|\.|"
          rf"(?![\p{{L}}\d]))))")
@@ -143,10 +143,11 @@ def _say_time(m):
     return words + to + ("." if m["end"] else "")
 
 times = saying(
-    rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/]){_TIME}(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
+    rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/]|\b(?:ratio|odds|scale|dilution|diluted)[a-z ,]{{0,20}}){_TIME}"
+    rf"(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
     rf"(?![:.,]?\d|[-–/]\d)(?:{_HALF})?+", _say_time, ":")
 
-# %% ../../nbs/text/04_dates.ipynb #6b431dbe
+# %% ../../nbs/text/04_dates.ipynb #2013ee4c
 def _say_hours(m):
     words = cardinal(int(m["h"])) if not m["m"] else clock(int(m["h"]), int(m["m"]), 0, "x")[:-2]
     words += {"a": " a m", "p": " p m", "": ""}[(m["first"] or "").lower()]
@@ -154,7 +155,7 @@ def _say_hours(m):
     return f"{words} {_half(m)}{'.' if m['end'] else ''}"
 
 hours = saying(
-    rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/])(?P<h>1[0-2]|0?[1-9])(?::(?P<m>[0-5]\d))?"
+    rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/])(?P<h>1[0-2]|0?[1-9])(?:[:.]?(?P<m>[0-5]\d)(?!\d))?"
     rf"(?:\s?(?:(?P<first>[AaPp])\.?[Mm]\.?)?\s?(?:[-–—]|to(?=\s))\s?(?P<to>1[0-2]|0?[1-9])(?::"
     rf"(?P<tom>[0-5]\d))?)?(?:{_HALF})", _say_hours)
 
@@ -186,14 +187,16 @@ durations = saying(
     r"|\d{1,3}\s?m(?:ins?)?\s?\d{1,2}\s?s(?:ecs?)?|(?<=\d\s?d\s?)\d{1,3}\s?h(?:rs?)?)"
     r"(?![\p{L}\d])", _say_duration)
 
-# %% ../../nbs/text/04_dates.ipynb #85f541a8
+# %% ../../nbs/text/04_dates.ipynb #6585a0e2
 def _say_decade(m):
     if m["century"]: return decade(int(m["century"]))
     return decade(int(m["ten"])) if int(m["ten"]) > 10 else None
 
 decades = saying(
     r"(?=['’\d])(?<![\p{L}\p{N}]|\d[.,:/])(?:(?P<century>(?:1\d|20)\d0)['’]?s|['’](?P<ten>\d0)['’]?s"
-    r"|(?<=(?:[Tt]he|[Ee]arly|[Mm]id|[Ll]ate|[Hh]is|[Hh]er|[Tt]heir|[Mm]y|[Ii]n)[ -])(?P<ten>[2-9]0)['’]?s)"
+    r"|(?<=(?:[Tt]he|[Ee]arly|[Mm]id|[Ll]ate|[Hh]is|[Hh]er|[Tt]heir|[Mm]y|[Ii]n)[ -]|[2-9]0['’]?s,?\s"
+    r"(?:and|or|to|&)\s)"
+    r"(?P<ten>[2-9]0)['’]?s)"
     r"(?!\p{L})", _say_decade)
 short_year = saying(r"(?<![\p{L}\p{N}'’])['’](?P<y>0\d|[1-9]\d)(?![\p{L}\d])(?!['’\"])", lambda m: (
     f"oh {cardinal(int(m['y']))}" if m["y"][0] == "0" else cardinal(int(m["y"]))))
@@ -214,7 +217,7 @@ seasons = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})/(?P<b>\d\d){_A
 year_in_name = saying(rf"(?<=\b(?:[Mm]id|[Pp]re|[Pp]ost|[Ee]arly|[Ll]ate)[-‑])(?P<y>{_Y})(?![\d\p{{L}}]"
                       rf"|[.,]\d)", lambda m: year(int(m["y"])))
 
-# %% ../../nbs/text/04_dates.ipynb #6e5d74c9
+# %% ../../nbs/text/04_dates.ipynb #e177c912
 _ERA = (rf"(?:(?P<era>BCE|BC|AD|CE|BP|AH)(?!\p{{L}})|(?P<era>B\.\s?C\.\s?E|B\.\s?C|A\.\s?D|C\.\s?E)(?:"
         rf"(?P<end>\.{STOP_STAYS})|\.|(?!\p{{L}})))")
 
@@ -226,7 +229,8 @@ def _say_era(m):
 
 _ERA_YEAR = r"(?:\d{1,2},\d{3}|\d{1,5}+)"
 eras = saying(
-    rf"(?=[\dA])(?<![\p{{L}}\p{{N}}]|\d[.,:/])(?:(?P<first>)(?P<era>AD|A\.\s?D\.)\s?(?P<a>\d{{1,4}}+)(?:\s?[-–]\s?"
+    rf"(?=[\dA])(?<![\p{{L}}\p{{N}}]|\d[.,:/])(?:(?P<first>)(?P<era>AD|A\.\s?D\.)\s?(?P<a>\d{{1,4}}+)"
+    rf"(?:\s?[-–]\s?"
     rf"(?P<b>\d{{1,4}}+))?(?!\p{{L}}|[.,]\d)"
     rf"|(?P<a>{_ERA_YEAR})(?:\s?[-–]\s?(?P<b>{_ERA_YEAR}))?\s?{_ERA})", _say_era, "BCA")
 
@@ -248,7 +252,7 @@ _NO_COUNT = """was is as has its this his does towards across series plus versus
 _NUMBERS_OF = """total average maximum minimum speed population number range sum height cost price value
     score distance out more most each"""
 
-# %% ../../nbs/text/04_dates.ipynb #8d504ffc
+# %% ../../nbs/text/04_dates.ipynb #2bc67076
 _words = lambda words: f"(?:{'|'.join(words.split())})"
 _CHAIN = rf"(?:(?:,\s(?:(?:and|or)\s)?|\s(?:and|or|to|through|until)\s|\s?&\s?){_Y}{_AFTER}){{0,12}}+"
 _FOLLOWS = rf"(?!\s{_words(_COUNTED)}\b)"
@@ -258,13 +262,13 @@ def _say_chain(m):
     return regex.sub(r"\d{4}", lambda y: year(int(y[0])), m["years"])
 
 years = saying(
-    rf"(?=\d)(?:(?<=\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
+    rf"(?=\d)(?:(?<=\bFY|\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
     rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_CHAIN})"
     rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
     rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))",
     _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #9f713e1e
+# %% ../../nbs/text/04_dates.ipynb #56f94856
 _EVENTS = """Olympics Olympic Games World Cup election elections season film movie book novel album song
     report census budget campaign edition model version study survey paper recession crisis war revolution
     earthquake tournament championship Super Summer Winter Grand Tour presidential midterm fiscal calendar
@@ -272,16 +276,18 @@ _EVENTS = """Olympics Olympic Games World Cup election elections season film mov
 _VERBS = "was is will saw has had brought marked became began ended would proved turned also and to"
 
 years_around = saying(
-    rf"(?=\d)(?:(?<=\([^()\d]{{0,40}})(?P<years>{_Y}{_CHAIN}[a-d]?)(?=\)|,\s|;)|(?<=©\s?|\([Cc]\)\s)"
+    rf"(?=\d)(?:(?<=\([^()\d]{{0,40}})(?P<years>{_Y}{_CHAIN}[a-d]?)(?=[-–—]?\s?\)|,\s|;)|(?<=©\s?|\([Cc]\)\s)"
     rf"(?P<years>{_Y}{_AFTER}{_CHAIN})"
     rf"|(?<=\p{{L}}['’]s?\s)(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL})"
-    rf"|(?<=\b[TtAa](?:he)?\s)(?P<years>{_Y})(?=\s[A-Z][a-z]|\s{_words(_EVENTS)}\b)"
+    rf"|(?<=\b[TtAa](?:he)?\s)(?P<years>{_Y}{_CHAIN})(?=\s[A-Z][a-z]|\s{_words(_EVENTS)}s?\b)"
+    rf"|(?<=\b(?:{'|'.join(_NAMES)})\sthe\s[\p{{L}}-]{{4,14}}+,?\s)(?P<years>{_Y}{_AFTER})"
     rf"|(?<![\p{{L}}\p{{N}}$€£¥#]|\d[.,:/-])(?P<years>{_Y})(?=\s{_words(_EVENTS)}\b|[-‑]born\b)"
+    rf"|(?<![\p{{L}}\p{{N}}$€£¥#]|\d[.,:/-])(?P<years>{_Y})(?=['’]s\s)"
     rf"|(?<=^|[.!?]\s)(?P<years>{_Y})(?=\s{_words(_VERBS)}\b)"
     rf"|(?<=\b\p{{Lu}}\p{{L}}{{1,20}},\s)(?P<years>{_Y})(?=\)|[.,;:]?(?:\s|$)){_FOLLOWS}{_PLURAL})",
     _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #a108484e
+# %% ../../nbs/text/04_dates.ipynb #1dcdee19
 def _say_month_year(m):
     return f"{month(m['month'])}{m['of'] or ''} {year(int(m['year']))}"
 
@@ -290,7 +296,18 @@ month_year = saying(rf"(?=[A-Zjfasond])(?<![\p{{L}}\p{{N}}{BLOT}])(?P<month>{_SH
 week_before = saying(rf"(?=[MTWFS])(?<![\p{{L}}\p{{N}}])(?P<week>(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
                      rf"(?!\p{{L}})\.?)(?P<comma>,?)(?=\s[{BLOT}\d])",
                    lambda m: WEEKDAYS[m["week"][:3]] + m["comma"])
+def _say_days(m):
+    if m["a"]: words = f"{WEEKDAYS[m['a'][:3].title()]} to {WEEKDAYS[m['b'][:3].title()]}"
+    else: words = f"{month(m['c'])} to {month(m['d'])}" + (f" {year(int(m['year']))}" if m["year"] else "")
+    return words + ("." if m["end"] else "")
+
+spans_of_days = saying(
+    rf"(?=[A-Z])(?<!\p{{L}})(?:(?P<a>{_WEEKDAY})\s?[-–]\s?(?P<b>{_WEEKDAY})|(?P<c>{_SHORT})\s?[-–]\s?"
+    rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?)(?!\p{{L}}|\s\d)"
+    rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
+
+# %% ../../nbs/text/04_dates.ipynb #07f8b21c
 DATES:tuple[Step, ...] = (with_digits(
     in_digits, month_first, day_first, month_year, numbered, year_month, hours, times, military, utc,
     durations, eras, decades, year_spans, seasons, year_in_name, years, years_around,
-    short_year), week_before)
+    short_year), spans_of_days, week_before)

@@ -12,7 +12,7 @@ from .edits import BLOT, Draft, edited
 from .numbers import (ALONE, PLAIN_NUMBER, SIGN, SIGNS, QUANTITY, Step, cardinal,
     number_words, quantity, saying)
 
-# %% ../../nbs/text/04_formulas.ipynb #8b4afb1a
+# %% ../../nbs/text/04_formulas.ipynb #e20f5a5d
 OPERATORS = {"+": "plus", "−": "minus", "×": "times", "*": "times", "·": "times", "⋅": "times",
              "∙": "times", "÷": "divided by", "=": "equals",
              "==": "equals", "≠": "does not equal", "!=": "does not equal", "<": "is less than",
@@ -26,8 +26,8 @@ OPERATORS = {"+": "plus", "−": "minus", "×": "times", "*": "times", "·": "ti
              "⊂": "is a subset of", "∧": "and", "∨": "or", "+-": "plus or minus", "+/-": "plus or minus"}
 ARROWS = {"→": "to", "⟶": "to", "➔": "to", "➜": "to", "⇒": "to", "->": "to", "=>": "to", "-->": "to"}
 # Said where nothing stands before them.
-COMPARED = {"<": "less than", ">": "greater than", "≤": "at most", "≥": "at least", "<=": "at most",
-            ">=": "at least", "≈": "about"}
+COMPARED = {"<": "less than", ">": "more than", "≤": "at most", "≥": "at least", "<=": "at most",
+            ">=": "at least", "≈": "approximately"}
 
 # %% ../../nbs/text/04_formulas.ipynb #7914670b
 RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹", "₀₁₂₃₄₅₆₇₈₉"
@@ -102,7 +102,7 @@ def _say_index(m):
 
 indices = saying(rf"[{LOWERED}₊₋]{{1,40}}+", _say_index, LOWERED + "₊₋")
 
-# %% ../../nbs/text/04_formulas.ipynb #82bb24ac
+# %% ../../nbs/text/04_formulas.ipynb #5a12e7de
 _LEFT = (rf"(?<=(?:[\d{BLOT})\]°%‰πθ∞′!²³⁰¹⁴-⁹\p{{Nd}}]|(?<![\p{{L}}'’])\p{{L}}|(?<!\p{{L}})\d\p{{L}})"
          rf"(?P<blank>\s?))")
 _RIGHT = (rf"(?=\s?(?:[\d{BLOT}(\[√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
@@ -115,26 +115,38 @@ operators = saying(
     rf"|[+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨]){_RIGHT}", _say_operator, "+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨")
 times_sign = saying(r"(?=[xX])(?<=\d\s)[xX](?=\s\d)", lambda m: "times", "xX")
 divided = saying(rf"(?=/)(?<=[\d{BLOT})]\s)/(?=\s[\d{BLOT}(])", lambda m: "divided by", "/")
-compared = saying(rf"(?<![^\s(\[\"'])(?:<=|>=|[<>≤≥≈])"
-                  rf"(?=[$€£]?\.?[\d{BLOT}])", lambda m: COMPARED[m[0]] + " ", "<>≤≥≈")
+_IS = r"(?<=\b(?:is|was|are|were|be|been|than|of)\s"
+compared = saying(
+    rf"(?=[<>≤≥≈])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈])(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s)",
+    lambda m: COMPARED[m[0]], "<>≤≥≈")
 
-# %% ../../nbs/text/04_formulas.ipynb #ca468a76
+# %% ../../nbs/text/04_formulas.ipynb #fbaa76ca
 _MINUS = regex.compile(
-    rf"(?<=(?P<left>[\d{BLOT})]|(?<![\p{{L}}'’.])\p{{L}}|\d\p{{L}})\s)(?:-|–(?=[^=.\n]{{1,30}}=))"
-    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))")
+    rf"(?=[-–/])(?:(?<=(?P<left>[\d{BLOT})]|(?<![\p{{L}}'’.])\p{{L}}|\d\p{{L}})\s)(?:-|–(?=[^=.\n]{{1,30}}=))"
+    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))|(?P<tight>(?<=\d)[-–/]"
+    rf"(?=[\d.]{{1,9}}\s?{BLOT})))")
+_RECKONING = regex.compile(r"[=+×÷*√²³^]|\b(?:equals|plus|times|minus|squared|what is|what's|compute"
+                           r"|calculate|solve)\b", regex.I)
+_IN_TEXT = regex.compile(r"\p{L}{2}")
 
+# %% ../../nbs/text/04_formulas.ipynb #11179655
 def minus(
     draft:Draft, # any
-) -> Draft: # `3 - 4` in words
-    "A minus with a blank on either side."
+) -> Draft: # `3 - 4` in words, where it is no range
+    "A minus between two numbers, letters or powers."
     edits = []
-    for m in _MINUS.finditer(draft.open) if " - " in draft.open or " – " in draft.open else ():
-        raised = draft.text[max(m.start() - 9, 0):m.start() - 1].endswith(("squared", "cubed"))
-        if BLOT in m["left"] and m["right"] == BLOT and not raised: continue
-        edits.append((*m.span(), "minus"))
+    for m in _MINUS.finditer(draft.open) if set("-–/") & set(draft.open) else ():
+        around = draft.text[max(m.start() - 40, 0):m.end() + 40]
+        if m["tight"]: # 35-20=15
+            if regex.match(r"[\d.]+\s*equals", draft.text, pos=m.end()): edits.append(
+                (*m.span(), " divided by " if m["tight"] == "/" else " minus "))
+        elif BLOT in m["left"] and m["right"] == BLOT and not _RECKONING.search(around): continue
+        elif (m["left"] + m["right"]).isdigit() and _IN_TEXT.search(around) and not _RECKONING.search(around):
+            edits.append((*m.span(), "to"))
+        else: edits.append((*m.span(), "minus"))
     return edited(draft, edits) if edits else draft
 
-# %% ../../nbs/text/04_formulas.ipynb #4ad8b6b2
+# %% ../../nbs/text/04_formulas.ipynb #c035ca65
 SYMBOLS = {"©": "copyright", "§": "section", "§§": "sections", "¶": "paragraph", "№": "number",
            "∞": "infinity", "√": "square root of", "∛": "cube root of",
            "∑": "sum", "∏": "product", "∂": "partial", "∇": "nabla", "∫": "integral", "∅": "empty set",
@@ -145,7 +157,7 @@ SYMBOLS = {"©": "copyright", "§": "section", "§§": "sections", "¶": "paragr
            "$": "dollars", "€": "euros", "£": "pounds",
            "¥": "yen", "₹": "rupees", "₿": "bitcoin", "Å": "angstrom", "℧": "mho", "ℓ": "liter",
            "µ": "micro", "=": "equals", "+": "plus", "×": "by",
-           "≈": "about", "≠": "not equal to", "≤": "at most", "≥": "at least", "±": "plus or minus",
+           "≈": "approximately", "≠": "not equal to", "≤": "at most", "≥": "at least", "±": "plus or minus",
            "÷": "divided by", "<": "is less than", ">": "is greater than"}
 SILENT = "®™℠•‣▪▫●○◦■□◆◇★☆†‡¦¬¨¯´¸"
 GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ϵ": "epsilon",
@@ -154,8 +166,8 @@ GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsil
          "π": "pi", "ρ": "rho", "σ": "sigma", "ς": "sigma",
          "τ": "tau", "υ": "upsilon", "φ": "phi", "ϕ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega"}
 
-# %% ../../nbs/text/04_formulas.ipynb #240a416c
-_NUMBER_SIGN = saying(r"(?<![\p{L}\p{N}#&])(?:#|№|N[º°]|n[º°])\s?(?=\d)", lambda m: "number ", "#№º°")
+# %% ../../nbs/text/04_formulas.ipynb #9455aa43
+_NUMBER_SIGN = saying(r"(?<![\p{L}\p{N}#&])(?:#|№|N[º°]|n[º°])(?=\s?\d)", lambda m: "number", "#№º°")
 
 def _say_symbol(m):
     sign = m["sign"]
@@ -164,7 +176,8 @@ def _say_symbol(m):
 
 _WORD = rf"[\p{{L}}\p{{N}}{BLOT}]"
 symbols = saying(
-    rf"(?=[-=+×÷<>≈≠≤≥±§©¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧°@%‰¢$€£¥₹₿→⟶➔➜⇒])(?:(?P<sign>§§|[©§¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧])|(?P<sign>°[CF]?)(?!\p{{L}})"
+    rf"(?=[-=+×÷<>≈≠≤≥±§©¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧°@%‰¢$€£¥₹₿→⟶➔➜⇒])(?:(?P<sign>§§|[©§¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧])|"
+    rf"(?P<sign>°[CF]?)(?!\p{{L}})"
     rf"|(?<!\S)(?P<sign>[@%‰¢$€£¥₹₿])(?=[\s.,;:!?)]|$)|(?<=[\d{BLOT}])\s?(?P<sign>[%‰])|(?<=\s)(?P<sign>@)"
     rf"(?=[$€£{BLOT}\d])"
     rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→⟶➔➜⇒])(?=\s?{_WORD})"
