@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOUN_AFTER', 'ARTICLE_BEFORE', 'money_before', 'money_after', 'cents', 'pence', 'POWERS', 'with_units', 'per_unit',
-           'in_unit', 'feet_and_inches', 'coordinates', 'by', 'lines', 'times_as_much', 'big_numbers', 'AMOUNTS',
-           'price', 'units', 'unit_words', 'inches']
+           'in_unit', 'feet_and_inches', 'coordinates', 'by', 'solid', 'lines', 'times_as_much', 'big_numbers',
+           'AMOUNTS', 'price', 'units', 'unit_words', 'inches']
 
 # %% ../../nbs/text/04_amounts.ipynb #1b794b0a
 import regex
@@ -177,7 +177,7 @@ cents = saying(rf"{ALONE}(?P<article>{ARTICLE_BEFORE})?(?P<sign>{SIGN})(?P<a>{QU
 pence = saying(rf"{ALONE}(?P<article>(?!))?(?P<noun>(?!))?(?P<sign>)(?P<a>\d\d?)(?P<mark>p)(?![\p{{L}}\d]"
                rf"|\.\d)", _say_cents, "p")
 
-# %% ../../nbs/text/04_amounts.ipynb #479fa7c3
+# %% ../../nbs/text/04_amounts.ipynb #aff6ed6f
 _PREFIXES = {"p": "pico", "n": "nano", "µ": "micro", "μ": "micro", "m": "milli", "c": "centi", "d": "deci",
              "h": "hecto", "k": "kilo",
              "M": "mega", "G": "giga", "T": "tera", "P": "peta"}
@@ -230,7 +230,8 @@ _OTHERS = {
     "us": "microsecond", "sec": "second", "secs": "second", "min": "minute", "mins": "minute", "h": "hour",
     "hr": "hour", "hrs": "hour",
     "wk": "week", "wks": "week", "mo": "month", "mos": "month", "yr": "year", "yrs": "year", "s": "second",
-    "t": "ton", "doz": "dozen/dozen",
+    "t": "ton", "doz": "dozen/dozen", "yo": "year old/year old",
+    "y/o": "year old/year old", "A": "ampere", "C": "degree/degrees Celsius",
     "°C": "degree/degrees Celsius", "° C": "degree/degrees Celsius", "ºC": "degree/degrees Celsius",
     "℃": "degree/degrees Celsius",
     "°F": "degree/degrees Fahrenheit", "° F": "degree/degrees Fahrenheit", "ºF": "degree/degrees Fahrenheit",
@@ -275,23 +276,24 @@ def unit_words(
     stem, power = regex.fullmatch(r"(.*?)(\^?[²³23])", written).groups()
     return POWERS[power] + unit_words(stem, one)
 
-# %% ../../nbs/text/04_amounts.ipynb #d7d8e37a
+# %% ../../nbs/text/04_amounts.ipynb #7693a12e
 _POWERED = "[kcdmµμn]?m|ft|in|yd|mi"
-_BLANK_NEEDED = ("K", "t", "PS", "VA", "M", "pt", "pts", "mo", "us", "ly", "MP", "doz")
-_NEVER_ALONE = ("in", "us", "M", "mo", "pt")
+_BLANK_BEFORE = "K t PS VA pt pts ly MP doz".split()
+_NEVER_ALONE = ("in", "us", "M", "mo")
+_UNDER_CONDITIONS = (
+    rf"(?<=\s){any_of(_BLANK_BEFORE)}", "h", r"(?<=\d\d)F", r"(?<=\d\.\d)C",
+    r"(?<=\d\s)A(?=\s*(?:$|[,.;)/]|at\b|fuse|current|circuit|max))", r"W(?!\s(?:\d+(?:st|nd|rd|th)\b|[A-Z][a-z]))",
+    r"in(?=\.)", r"(?<=-)in", r"(?<=[\d.½¼¾]\s)in(?=\s(?:tall|wide|long|deep|high|thick|by|x|×)\b)")
 
 @cache
 def _unit_pattern():
-    plain = [u for u in units() if u not in (*_BLANK_NEEDED, "in", "°", "º", "%", "‰", "h", "F")]
+    always = any_of({*units()} - {*_BLANK_BEFORE, *_NEVER_ALONE, *"°º%‰hFACW"})
     area = rf"(?:{_POWERED})\s?(?:\^?[²³]|\^[23]|(?<=m)[23])(?!\d)"
-    spaced = any_of([u for u in _BLANK_NEEDED if u not in _NEVER_ALONE])
-    return (rf"(?:(?:{area}|{any_of(plain)})(?:/(?:s[²³]|sec[²³]|(?:{_POWERED})[²³23]"
-            rf"(?!\d)|{any_of([*units()])})(?![\p{{L}}\d]))?"
-            rf"|h|(?<=\s)(?:{spaced})|in(?=\.)|(?<=-)in|(?<=\d\d)F|(?<=[\d.½¼¾]\s)in(?=\s(?:tall|wide|long"
-            rf"|deep|high"
-            rf"|thick|by|x|×)\b))(?![\p{{L}}\d²³])|[°º%‰](?![\p{{L}}\d])")
+    below = rf"/(?:s[²³]|sec[²³]|(?:{_POWERED})[²³23](?!\d)|{any_of(units())})(?![\p{{L}}\d])"
+    conditions = "|".join(_UNDER_CONDITIONS)
+    return rf"(?:(?:{area}|{always}|W(?=/))(?:{below})?|{conditions})(?![\p{{L}}\d²³])|[°º%‰](?![\p{{L}}\d])"
 
-# %% ../../nbs/text/04_amounts.ipynb #137234d1
+# %% ../../nbs/text/04_amounts.ipynb #de4ebc6f
 _STOP = (rf"(?:(?<=\b(?:in|ft|yd|yds|mi|oz|lb|lbs|gal|qt|tbsp|tsp|sec|secs|min|mins|hr|hrs|wk|wks|yr|yrs|mos"
          rf"|h))\.(?=[,;:)]|\s+[\p{{Ll}}\d(]))?+")
 
@@ -299,6 +301,7 @@ def _across(*sides): # of a screen, or of anything
     is_screen = len(sides) == 2 and all(n.isdigit() and 2 < len(n) < 5 for n in sides)
     return " by ".join(halves(int(n)) if is_screen else quantity(n) for n in sides)
 
+# %% ../../nbs/text/04_amounts.ipynb #56df35bc
 def _say_units(m):
     unit = regex.sub(r"(?<=[mtnid])\s(?=[²³^])", "", m["unit"])
     adjective = m["article"] is not None and m["noun"] is not None
@@ -313,6 +316,7 @@ def _say_units(m):
     hyphen = "-" if m["hyphen"] else " "
     return f"{words}{hyphen}{unit_words(unit, one or bool(small))}" + (" plus" if m["plus"] else "")
 
+# %% ../../nbs/text/04_amounts.ipynb #dae04156
 def _units():
     unit = _unit_pattern()
     return (rf"{ALONE}(?P<article>{ARTICLE_BEFORE})?(?P<sign>{SIGN})(?P<a>{QUANTITY})(?:[\s\u202f]?"
@@ -323,7 +327,7 @@ def _units():
 
 with_units = saying(_units, _say_units)
 
-# %% ../../nbs/text/04_amounts.ipynb #127f83a4
+# %% ../../nbs/text/04_amounts.ipynb #64d1dc07
 _SPELLED = ("second|minute|hour|day|week|month|year|person|capita|mile|km²|mi²|m²|sq mi|square mile|household"
             "|100 km")
 
@@ -336,7 +340,7 @@ def _per_pattern():
     below = any_of("s sec min h hr d day wk mo yr kg g L l dL dl ml mL GB MB kWh mi km ha lb gal".split())
     above = any_of(u for u in units() if u.isalpha() and len(u) > 1 and u not in (*_NEVER_ALONE, "min"))
     return (r"(?=[ /])(?<=\d[\d,.]{0,12}\s(?:\p{Ll}{3,20}\s)?\p{Ll}{3,20})\s?/\s?"
-            rf"(?P<unit>{_SPELLED}|{below})(?![\p{{L}}\d/²³])"
+            rf"(?P<unit>{_SPELLED}|{below})(?![\p{{L}}\d/²³])|(?<=\d)/(?P<unit>{_SPELLED})(?![\p{{L}}\d/²³])"
             rf"|(?<![\p{{L}}\p{{N}}/.]|\d\s)(?P<above>{above})/(?P<below>{below})(?![\p{{L}}\d/²³])")
 
 per_unit = saying(_per_pattern, _say_unit, "/")
@@ -344,7 +348,7 @@ in_unit = saying(
     r"(?=[lkcmGTo°])(?<=\b(?:in|to|of|(?P<one>per))\s)(?P<unit>lbs|kgs?|km|cm|mm|mph|kWh|GB|TB|ml|mg|oz|km/h"
     r"|km²|m²|°[CF])(?![\p{L}\d/²³])", lambda m: unit_words(m["unit"], m["one"] is not None))
 
-# %% ../../nbs/text/04_amounts.ipynb #3ab0bfcc
+# %% ../../nbs/text/04_amounts.ipynb #ccd9bc0c
 def _say_feet(m):
     feet, inches = m["feet"], m["inches"]
     if inches and inches.isdigit() and int(inches) > 11: # a clock's
@@ -364,9 +368,12 @@ def inches(
     "Inches, where the sign ends no quotation."
     if not ('"' in draft.open or "″" in draft.open): return draft
     edits, is_open = [], False
-    for m in regex.finditer(rf"(?P<n>{ALONE}{QUANTITY})(?P<sign>[\"″])|\"", draft.open):
+    for m in regex.finditer(rf"(?P<article>{ARTICLE_BEFORE})?(?P<n>{ALONE}{QUANTITY})(?P<sign>[\"″])"
+                            rf"(?:\s?(?P<by>[x×])\s?(?=\d)|(?P<noun>{NOUN_AFTER}))?|\"", draft.open):
         if m["n"] and (m["sign"] == "″" or not is_open):
-            edits.append((*m.span(), f"{quantity(m['n'])} {'inch' if is_one(m['n']) else 'inches'}"))
+            one = is_one(m["n"]) or m["article"] is not None and m["noun"] is not None
+            words = f"{quantity(m['n'])} {'inch' if one else 'inches'}{' by ' * bool(m['by'])}"
+            edits.append((*m.span(), words))
         else: is_open = not is_open
     return edited(draft, edits) if edits else draft
 
@@ -387,18 +394,24 @@ coordinates = saying(
     rf"(?:(?P<sec>\d{{1,2}}(?:\.\d{{1,9}}+)?)\s?(?:[\"″”]|''))?)?\s?(?:(?P<point>[NS][EW]|[NSEW])"
     r"(?!\p{L})(?:(?P<end>\.)(?=\s*$|\s+[A-Z])|\.)?)?", _say_point, "NSEW°º")
 
-# %% ../../nbs/text/04_amounts.ipynb #faf16e1b
+# %% ../../nbs/text/04_amounts.ipynb #0f51036e
 _SCREENS = (r"(?:1920|1280|3840|2560|1024|640|800|1366|7680|1600|4096|5120|320)\s[x×]\s(?:1080|720|2160|1440"
             r"|768|480|600|4320|900|2880|240)")
 
 def _say_by(m):
     return _across(*regex.findall(PLAIN_NUMBER, m[0])) + ("s" if m["s"] else "")
 
-by = saying(rf"{ALONE}(?:{_SCREENS}|{PLAIN_NUMBER}[x×X]{PLAIN_NUMBER}(?:[x×X]{PLAIN_NUMBER})?+"
-            rf"(?![x×]?\d|⁻|[⁰¹²³⁴-⁹]|\^))(?:(?P<s>s)(?!\p{{L}})|(?!\p{{L}}))", _say_by, "x×X")
-lines = saying(r"(?=[4-7124])(?<![\p{L}\p{N}]|\d[.,])(?P<n>480|576|720|1080|1440|2160|4320)(?P<how>[pi])"
-               r"(?=\d\d(?!\d)|"
-               r"(?![\p{L}\d]))",
+by = saying(rf"{ALONE}(?:{_SCREENS}|{PLAIN_NUMBER}[x×X]{PLAIN_NUMBER}(?![x×]?\d|⁻|[⁰¹²³⁴-⁹]|\^))"
+            r"(?:(?P<s>s)(?!\p{L})|(?!\p{L}))", _say_by, "x×X")
+
+def _say_solid(m):
+    sides = regex.findall(PLAIN_NUMBER, m["sides"])
+    return _across(*sides) + (f" {unit_words(m['unit'], sides[-1] == '1')}" if m["unit"] else "")
+
+solid = saying(lambda: rf"{ALONE}(?P<sides>{PLAIN_NUMBER}(?:\s?[x×X]\s?{PLAIN_NUMBER}){{2,3}}+)"
+               rf"(?:\s?(?P<unit>{_unit_pattern()})|(?!\p{{L}}))", _say_solid, "x×X")
+lines = saying(r"(?=\d)(?<![\p{L}\p{N}]|\d[.,])(?P<n>480|576|720|1080|1440|2160|4320)(?P<how>[pi])"
+               r"(?=\d\d(?!\d)|(?![\p{L}\d]))",
                lambda m: f"{halves(int(m['n']))} {m['how']} ")
 def _say_times(m):
     up_to = f" to {number_words(m['b'])}" if m["b"] else ""
@@ -415,7 +428,8 @@ big_numbers = saying(rf"{ALONE}(?P<sign>{SIGN})(?P<a>{PLAIN_NUMBER})(?:(?P<size>
                rf"(?P<size>B|K|T))(?P<plus>\+)?(?![\p{{L}}\d]|-\p{{L}})",
                _say_size)
 
-# %% ../../nbs/text/04_amounts.ipynb #80be159c
+# %% ../../nbs/text/04_amounts.ipynb #a0e168e9
 AMOUNTS:tuple[Step, ...] = (in_unit, with_digits(
-    money_before, money_after, cents, coordinates, feet_and_inches, per_unit, with_units, inches, by, lines,
+    money_before, money_after, cents, coordinates, feet_and_inches, solid, per_unit, with_units, inches,
+                                                 by, lines,
     times_as_much, big_numbers, pence))

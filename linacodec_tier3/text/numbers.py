@@ -261,7 +261,7 @@ def _say_hundreds(m):
 hundreds = saying(rf"{ALONE}(?P<n>1(?:0{{1,6}}|0{{0,2}},000))['’]?s(?=\s(?:of|or|and \d+s)\b)",
                   _say_hundreds, "s")
 
-# %% ../../nbs/text/03_numbers.ipynb #ac20cbd7
+# %% ../../nbs/text/03_numbers.ipynb #7b896db7
 def _say_list(m): # 1,2,3 and 1.2.3 and 1-2-3 and 1/2/3
     parts = regex.findall(r"\d+", m[0])
     if m["mark"] == "." and parts[0] != "0" and all(len(p) == 3 for p in parts[1:]) and len(parts[0]) < 4:
@@ -279,7 +279,8 @@ def _say_number(m):
     sign = m["sign"] or ""
     return SIGNS[sign] + number_words(m["n"]) + (" plus" if m["plus"] else "")
 
-_numbers = saying(rf"(?=[-−–+±~∼≈\d.‑])(?:(?P<hyphen>(?<=\p{{Lu}})[-‑–])|(?P<sign>{SIGN}))?+(?<!\d)(?P<n>(?:"
+_numbers = saying(rf"(?=[-−–+±~∼≈\d.‑])(?:(?P<hyphen>(?<=\p{{Lu}})(?:[-‑–]|\.(?=\d)))|(?P<sign>{SIGN}))?+"
+                  rf"(?<!\d)(?P<n>(?:"
                   rf"(?<!\d)|"
                   rf"(?<=\d,)){PLAIN_NUMBER})(?P<plus>\+(?![\d+\p{{L}}]))?+",
                 _say_number)
