@@ -137,11 +137,12 @@ def _up_to(a, size, b, size2, say): # ten to twenty dollars
     pennies = "." in _american(a) and not (size or size2)
     return f"{say(a, size) if pennies else low} to {say(b, size2)}"
 
-# %% ../../nbs/text/04_amounts.ipynb #442e0682
+# %% ../../nbs/text/04_amounts.ipynb #c4d7b125
 _DOLLARS = r"(?:\s(?P<usd>USD|CAD|AUD|NZD|HKD|SGD)(?!\p{L}))?"
 money_before = saying(
     rf"(?=[^a-z\s.,;:!?\d])(?P<sign>{SIGN})(?<![\p{{L}}\p{{N}}])"
-    rf"(?P<mark>{any_of(BEFORE)}|{any_of(CODES)}(?=[\s\d]))[\s\u202f]?(?P<sign2>[-−]?)(?P<a>{_MONEY_NUMBER})(?:{_SIZE})?{_UP_TO}{_DOLLARS}(?:{_SWISS})?"
+    rf"(?P<mark>{any_of(BEFORE)}|{any_of(CODES)}(?=[\s\d]))[\s\u202f]?"
+    rf"(?P<sign2>[-−]?)(?P<a>{_MONEY_NUMBER})(?:{_SIZE})?{_UP_TO}{_DOLLARS}(?:{_SWISS})?"
     rf"(?P<plus>\+(?![\d\p{{L}}]))?+{_PER_UNIT}(?P<noun>{NOUN_AFTER})?", _say_price)
 
 # %% ../../nbs/text/04_amounts.ipynb #dd4c9ab8
