@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOUN_AFTER', 'money_before', 'money_after', 'cents', 'pence', 'POWERS', 'with_units', 'per_unit', 'in_unit',
-           'feet_and_inches', 'coordinates', 'by', 'solid', 'lines', 'times_as_much', 'big_numbers', 'AMOUNTS', 'price',
-           'is_adjective', 'units', 'unit_words', 'inches']
+           'feet_and_inches', 'coordinates', 'by', 'solid', 'lines', 'times_as_much', 'big_numbers', 'figures',
+           'AMOUNTS', 'price', 'is_adjective', 'units', 'unit_words', 'inches']
 
 # %% ../../nbs/text/04_amounts.ipynb #1b794b0a
 import regex
@@ -15,7 +15,7 @@ from .numbers import (
     ALONE, PLAIN_NUMBER, QUANTITY, SIGN, SIGNS, Step, any_of, cardinal, halves, is_one, number_words, plural,
     quantity, saying, with_digits)
 
-# %% ../../nbs/text/04_amounts.ipynb #9c5b59d8
+# %% ../../nbs/text/04_amounts.ipynb #68fe9d99
 CURRENCIES = dict(
     usd=("dollar", "dollars", "cent", "cents"), gbp=("pound", "pounds", "penny", "pence"),
     eur=("euro", "euros", "cent", "cents"), jpy=("yen", "yen"), cny=("yuan", "yuan"),
@@ -36,12 +36,15 @@ CURRENCIES = dict(
     thb=("baht", "baht"), ngn=("naira", "naira"), zar=("rand", "rand"),
     ars=("Argentine peso", "Argentine pesos"), ghs=("cedi", "cedis"), kzt=("tenge", "tenge"),
     gel=("lari", "lari"), crc=("colon", "colons"), pyg=("guarani", "guaranis"), mnt=("tugrik", "tugriks"),
-    lak=("kip", "kip"), aed=("dirham", "dirhams"), sar=("riyal", "riyals"), ltc=("litecoin", "litecoin"))
+    lak=("kip", "kip"), aed=("dirham", "dirhams"), sar=("riyal", "riyals"), ltc=("litecoin", "litecoin"),
+    twd=("New Taiwan dollar", "New Taiwan dollars"), myr=("ringgit", "ringgit"), idr=("rupiah", "rupiah"),
+    dem=("mark", "marks"))
 BEFORE = {"$": "usd", "£": "gbp", "€": "eur", "¥": "jpy", "￥": "jpy", "₹": "inr", "₩": "krw", "₽": "rub",
           "₴": "uah", "₿": "btc", "₺": "try_", "₪": "ils", "₫": "vnd", "฿": "thb", "₦": "ngn", "₱": "php",
           "₵": "ghs", "₸": "kzt", "₾": "gel", "₡": "crc", "₲": "pyg", "₮": "mnt", "₭": "lak", "US$": "us",
-          "U.S.$": "us", "C$": "cad", "CA$": "cad", "CAD$": "cad", "A$": "aud", "AU$": "aud", "NZ$": "nzd",
-          "HK$": "hkd", "S$": "sgd", "R$": "brl", "MX$": "mxn", "Rs.": "inr", "Rs": "inr", "CN¥": "cny"}
+          "US $": "us", "NT$": "twd", "RM": "myr", "Rp": "idr", "DM": "dem", "U.S.$": "us", "C$": "cad",
+          "CA$": "cad", "CAD$": "cad", "A$": "aud", "AU$": "aud", "NZ$": "nzd", "HK$": "hkd", "S$": "sgd",
+          "R$": "brl", "MX$": "mxn", "Rs.": "inr", "Rs": "inr", "CN¥": "cny"}
 CODES = {"USD": "us", "EUR": "eur", "GBP": "gbp", "JPY": "jpy", "CNY": "cny", "RMB": "cny", "INR": "inr",
          "KRW": "krw", "RUB": "rub", "UAH": "uah", "BTC": "btc", "ETH": "eth", "CHF": "chf", "ILS": "ils",
          "CAD": "cad", "AUD": "aud", "NZD": "nzd", "HKD": "hkd", "SGD": "sgd", "BRL": "brl", "MXN": "mxn",
@@ -80,7 +83,7 @@ def _american(written): # 1.000,50 -> 1000.50
     if not regex.fullmatch(_EURO, written): return written
     return written.replace(".", "").replace(",", ".")
 
-# %% ../../nbs/text/04_amounts.ipynb #690524c4
+# %% ../../nbs/text/04_amounts.ipynb #63ca3c42
 _NO_NOUN = ("in|of|for|to|and|or|that|they|he|she|we|you|it|which|who|is|was|were|are|had|has|have|a|an|the"
             "|from|on|at|by|as|with|per"
             "|each|more|less|over|under|than|but|if|when|will|would|could|should|may|might|must|not|so"
@@ -88,15 +91,16 @@ _NO_NOUN = ("in|of|for|to|and|or|that|they|he|she|we|you|it|which|who|is|was|wer
             "|because|while|before|after|during|until|since|every|this|these|those|its|his|her|their|our|my"
             "|your|i|there|here|only|away")
 NOUN_AFTER = rf"(?=[\s-](?!(?:{_NO_NOUN})\b)[a-z]{{2,}}|-an?-[a-z])"  # a noun may follow
-_ARTICLE = regex.compile(r"\b(?:an?|the|per|another|one|every|this|his|her|their|its|our|new|first)\s$",
-                         regex.I)
+_DETERMINERS = """a an the per another one every this his her their its our new first two three four five
+    six seven eight nine ten several many"""
+_ARTICLE = cache(lambda: regex.compile(rf"\b(?i:{any_of(_DETERMINERS.split())})\s$"))
 
 def is_adjective(
     m:regex.Match, # of an amount; its group `noun` tells whether a noun may follow
 ) -> bool: # then it is said in the singular
     "Whether an amount stands between an article and a noun."
     if m["noun"] is None: return False
-    return bool(_ARTICLE.search(m.string, max(m.start() - 9, 0), m.start()))
+    return bool(_ARTICLE().search(m.string, max(m.start() - 9, 0), m.start()))
 
 # %% ../../nbs/text/04_amounts.ipynb #c4706a1d
 _PER = dict(mo="month", mos="month", hr="hour", h="hour", hrs="hour", yr="year", wk="week", d="day",
@@ -120,10 +124,10 @@ _PER_UNIT = r"(?:\s?/\s?(?P<per>[A-Za-z]{1,12}+)(?![\p{L}\d]))?+"
 
 def _size(written): return SIZES.get(written, written) if written else ""
 
-# %% ../../nbs/text/04_amounts.ipynb #54961df7
+# %% ../../nbs/text/04_amounts.ipynb #2e2adf71
 def _say_price(m):
     code = BEFORE.get(m["mark"]) or CODES.get(m["mark"])
-    if code == "usd" and m["usd"]: code = CODES[m["usd"]]
+    if code == "usd" and m["usd"]: code = CODES.get(m["usd"], "us")
     one = is_adjective(m) and not m["per"]
     size, sign = _size(m["size"]), SIGNS.get(m["sign"] or m["sign2"] or "", "")
     say = lambda n, s, code=code: price(n, code, s, one)
@@ -137,13 +141,14 @@ def _up_to(a, size, b, size2, say): # ten to twenty dollars
     pennies = "." in _american(a) and not (size or size2)
     return f"{say(a, size) if pennies else low} to {say(b, size2)}"
 
-# %% ../../nbs/text/04_amounts.ipynb #c4d7b125
-_DOLLARS = r"(?:\s(?P<usd>USD|CAD|AUD|NZD|HKD|SGD)(?!\p{L}))?"
+# %% ../../nbs/text/04_amounts.ipynb #0bfb6d54
+_DOLLARS = r"(?:\s(?P<usd>USD|CAD|AUD|NZD|HKD|SGD|US)(?!\p{L}))?"
+_DOLLARS = r"(?:\s(?P<usd>USD|CAD|AUD|NZD|HKD|SGD|US)(?!\p{L}))?"
 money_before = saying(
-    rf"(?=[^a-z\s.,;:!?\d])(?P<sign>{SIGN})(?<![\p{{L}}\p{{N}}])"
-    rf"(?P<mark>{any_of(BEFORE)}|{any_of(CODES)}(?=[\s\d]))[\s\u202f]?"
-    rf"(?P<sign2>[-−]?)(?P<a>{_MONEY_NUMBER})(?:{_SIZE})?{_UP_TO}{_DOLLARS}(?:{_SWISS})?"
-    rf"(?P<plus>\+(?![\d\p{{L}}]))?+{_PER_UNIT}(?P<noun>{NOUN_AFTER})?", _say_price)
+    rf"(?=[^a-z\s.,;:!?\d])(?P<sign>{SIGN})(?<![\p{{L}}\p{{N}}])(?P<mark>{any_of(BEFORE)}|{any_of(CODES)}"
+    rf"(?=[\s\d]))[\s\u202f]?(?P<sign2>[-−]?)(?P<a>{_MONEY_NUMBER})(?:{_SIZE})?{_UP_TO}{_DOLLARS}"
+    rf"(?:{_SWISS})?(?:s(?!\p{{L}}))?(?P<plus>\+(?![\d\p{{L}}]))?+{_PER_UNIT}"
+    rf"(?P<noun>{NOUN_AFTER})?", _say_price)
 
 # %% ../../nbs/text/04_amounts.ipynb #dd4c9ab8
 def _say_price_after(m):
@@ -169,7 +174,7 @@ cents = saying(rf"{ALONE}(?P<sign>{SIGN})(?P<a>{QUANTITY})\s?(?P<mark>¢)"
 pence = saying(rf"{ALONE}(?P<noun>(?!))?(?P<sign>)(?P<a>\d\d?)(?P<mark>p)(?![\p{{L}}\d]"
                rf"|\.\d)", _say_cents, "p")
 
-# %% ../../nbs/text/04_amounts.ipynb #e921adb2
+# %% ../../nbs/text/04_amounts.ipynb #7fdbd947
 _PREFIXES = {"p": "pico", "n": "nano", "µ": "micro", "μ": "micro", "m": "milli", "c": "centi", "d": "deci",
              "h": "hecto", "k": "kilo", "M": "mega", "G": "giga", "T": "tera", "P": "peta"}
 _PREFIXED = {"m": ("meter", "nµμmcdk"), "g": ("gram", "nµμmk"), "l": ("liter", "µμmcdh"),
@@ -217,7 +222,8 @@ _OTHERS = {
     "K": "kelvin/kelvin", "%": "percent/percent", "‰": "per mille/per mille", "pct": "percent/percent",
     "pct.": "percent/percent", "per cent": "percent/percent", "pts": "point", "pt": "point", "Mt": "megaton",
     "Gt": "gigaton", "MWp": "megawatt", "VA": "volt ampere", "kVA": "kilovolt ampere", "N·m": "newton meter",
-    "Nm": "newton meter"}
+    "lb·ft": "pound foot/pound feet", "lb-ft": "pound foot/pound feet", "ft-lb": "foot pound",
+    "ft-lbs": "foot pound", "ft·lb": "foot pound", "Nm": "newton meter"}
 
 # %% ../../nbs/text/04_amounts.ipynb #bc27fcbd
 @cache
@@ -251,7 +257,7 @@ def unit_words(
     stem, power = regex.fullmatch(r"(.*?)(\^?[²³23])", written).groups()
     return POWERS[power] + unit_words(stem, one)
 
-# %% ../../nbs/text/04_amounts.ipynb #71408211
+# %% ../../nbs/text/04_amounts.ipynb #0cc29802
 _POWERED = "[kcdmµμn]?m|ft|in|yd|mi"
 _BLANK_BEFORE = "K t PS VA pt pts ly MP doz".split()
 _NEVER_ALONE = ("in", "us", "M", "mo")
@@ -259,7 +265,7 @@ _UNDER_CONDITIONS = (
     rf"(?<=\s){any_of(_BLANK_BEFORE)}", "h", r"(?<=\d\d)F", r"(?<=\d\.\d)C",
     r"(?<=\d\s)A(?=\s*(?:$|[,.;)/]|at\b|fuse|current|circuit|max))",
     r"W(?!\s(?:\d+(?:st|nd|rd|th)\b|[A-Z][a-z]))",
-    r"in(?=\.)", r"(?<=-)in", r"(?<=[\d.½¼¾]\s)in(?=\s(?:tall|wide|long|deep|high|thick|by|x|×)\b)")
+    r"in(?=[.);]|\s\()", r"(?<=-)in", r"(?<=[\d.½¼¾]\s)in(?=\s(?:tall|wide|long|deep|high|thick|by|x|×)\b)")
 
 @cache
 def _unit_pattern():
@@ -267,7 +273,8 @@ def _unit_pattern():
     area = rf"(?:{_POWERED})\s?(?:\^?[²³]|\^[23]|(?<=m)[23])(?!\d)"
     below = rf"/(?:s[²³]|sec[²³]|(?:{_POWERED})[²³23](?!\d)|{any_of(units())})(?![\p{{L}}\d])"
     conditions = "|".join(_UNDER_CONDITIONS)
-    return rf"(?:(?:{area}|{always}|W(?=/))(?:{below})?|{conditions})(?![\p{{L}}\d²³])|[°º%‰](?![\p{{L}}\d])"
+    return (rf"(?:(?:{area}|{always}|W(?=/))(?:{below})?|{conditions})(?![\p{{L}}\d²³])"
+            rf"|[°º%‰](?:(?<=%){below})?(?![\p{{L}}\d])")
 
 # %% ../../nbs/text/04_amounts.ipynb #de4ebc6f
 _STOP = (rf"(?:(?<=\b(?:in|ft|yd|yds|mi|oz|lb|lbs|gal|qt|tbsp|tsp|sec|secs|min|mins|hr|hrs|wk|wks|yr|yrs|mos"
@@ -303,13 +310,13 @@ def _units():
 
 with_units = saying(_units, _say_units)
 
-# %% ../../nbs/text/04_amounts.ipynb #64d1dc07
-_SPELLED = ("second|minute|hour|day|week|month|year|person|capita|mile|km²|mi²|m²|sq mi|square mile|household"
-            "|100 km")
+# %% ../../nbs/text/04_amounts.ipynb #89ba7823
+_SPELLED = ("km2|mi2|m2|acre|ha|second|minute|hour|day|week|month|year|person|capita|mile|km²|mi²|m²|sq mi"
+            "|square mile|household|100 km")
 
 def _say_unit(m): # beside other words
     if m["above"]: return f"{unit_words(m['above'], False)} per {unit_words(m['below'], True)}"
-    is_short = m["unit"] in units() or m["unit"][-1] in "²³"
+    is_short = m["unit"] in units() or m["unit"][-1] in "²³2"
     return f" per {unit_words(m['unit'], True) if is_short else m['unit']}"
 
 def _per_pattern():
@@ -389,25 +396,31 @@ solid = saying(lambda: rf"{ALONE}(?P<sides>{PLAIN_NUMBER}(?:\s?[x×X]\s?{PLAIN_N
 lines = saying(r"(?=\d)(?<![\p{L}\p{N}]|\d[.,])(?P<n>480|576|720|1080|1440|2160|4320)(?P<how>[pi])"
                r"(?=\d\d(?!\d)|(?![\p{L}\d]))", lambda m: f"{halves(int(m['n']))} {m['how']}")
 
-# %% ../../nbs/text/04_amounts.ipynb #f67acbaf
+# %% ../../nbs/text/04_amounts.ipynb #379831b2
 def _say_times(m):
     up_to = f" to {number_words(m['b'])}" if m["b"] else ""
     return f"{number_words(m['a'])}{up_to} {'time' if m['a'] == '1' else 'times'}"
 
 _NO_FORMULA = r"(?![\p{L}\d²³^]|\s?[+−=*/<>≤≥]|\s-\s)"
+_NO_FORMULA = r"(?![\p{L}\d²³^]|\s?[+−=*/<>≤≥]|\s-\s)"
 times_as_much = saying(
-    rf"{ALONE}(?P<a>{PLAIN_NUMBER})(?:\s?[-–]\s?(?P<b>{PLAIN_NUMBER}))?(?:(?<![=+−×*/<>]\s?\S{{1,9}})"
-    rf"x{_NO_FORMULA}|×(?!\s?[\d{BLOT}]|\p{{L}}))", _say_times, "x×")
+    rf"{ALONE}(?P<a>{PLAIN_NUMBER})(?:\s?[-–]\s?(?P<b>{PLAIN_NUMBER}))?"
+    rf"(?:(?<![=+−×*/<>]\s?\S{{1,9}})x{_NO_FORMULA}|×(?!\s?[\d{BLOT}]|\p{{L}}))", _say_times, "x×")
 
 def _say_size(m):
-    return f"{SIGNS[m['sign']]}{number_words(m['a'])} {SIZES[m['size']]}{' plus' if m['plus'] else ''}"
+    plus = " plus" if m["plus"] else ""
+    return f"{SIGNS[m['sign']]}{number_words(m['a'])} {SIZES[m['size'].strip()]}{plus}"
 
 big_numbers = saying(
-    rf"{ALONE}(?P<sign>{SIGN})(?P<a>{PLAIN_NUMBER})(?:(?P<size>k|M|bn|mn|mln|tn)|(?<=\.\d+)(?P<size>B|K|T))"
-    rf"(?P<plus>\+)?(?![\p{{L}}\d]|-\p{{L}})", _say_size)
+    rf"{ALONE}(?P<sign>{SIGN})(?P<a>{PLAIN_NUMBER})(?:(?P<size>k|M|\s?(?:bn|mn|mln))"
+    rf"|(?<=\.\d+)(?P<size>[BKT]))(?P<plus>\+)?(?![\p{{L}}\d]|-\p{{L}})", _say_size)
 
-# %% ../../nbs/text/04_amounts.ipynb #a0e168e9
+# %% ../../nbs/text/04_amounts.ipynb #cf4060a4
+figures = saying(
+    r"(?=\d)(?<=\b(?:the|of|all|two|three|four|five|six|seven|eight|nine|ten|many)\s)(?P<n>\d)"
+    r"['’]?s(?!\p{L})", lambda m: plural(cardinal(int(m["n"]))))
+
+# %% ../../nbs/text/04_amounts.ipynb #2672dd06
 AMOUNTS:tuple[Step, ...] = (in_unit, with_digits(
-    money_before, money_after, cents, coordinates, feet_and_inches, solid, per_unit, with_units, inches,
-                                                 by, lines,
-    times_as_much, big_numbers, pence))
+    money_before, money_after, cents, coordinates, feet_and_inches, figures, solid, per_unit, with_units,
+    inches, by, lines, times_as_much, big_numbers, pence))

@@ -203,12 +203,13 @@ def saying(
         return put(draft, compiled(), say)
     return step
 
-# %% ../../nbs/text/03_numbers.ipynb #e67f1ecc
-def _say_ordinal(m): return ordinal(int(regex.sub(r"\D", "", m["n"]))) + (m["s"] or "")
+# %% ../../nbs/text/03_numbers.ipynb #12caabf9
+def _say_ordinal(m): return ordinal(int(regex.sub(r"\D", "", m["n"]))) + (" to " if m["to"] else m["s"])
 
-ordinals = saying(rf"{ALONE}(?P<n>\d{{1,3}}(?:,\d{{3}}){{1,3}}+|\d{{1,12}}+)(?:(?i:st|nd|rd|th)|[ºª]|ˢᵗ|ⁿᵈ"
-                  rf"|ʳᵈ|ᵗʰ)(?P<s>s?)(?![\p{{L}}\d])",
-                _say_ordinal)
+_RANK = r"(?:(?i:st|nd|rd|th)|[ºª]|ˢᵗ|ⁿᵈ|ʳᵈ|ᵗʰ)"
+ordinals = saying(
+    rf"{ALONE}(?P<n>\d{{1,3}}(?:,\d{{3}}){{1,3}}+|\d{{1,12}}+){_RANK}"
+    rf"(?:(?P<to>\s?[-–]\s?)(?=\d{{1,4}}{_RANK})|(?P<s>s?)(?![\p{{L}}\d]))", _say_ordinal)
 
 # %% ../../nbs/text/03_numbers.ipynb #c7da82ba
 _AS_THEY_ARE = {(24, 7): "twenty-four seven", (20, 20): "twenty twenty", (9, 11): "nine eleven",
@@ -231,13 +232,14 @@ fractions = saying(
     rf"(?!\p{{L}}))?+"
     rf"(?![\d/]|[.,]\d))", _say_fraction, "/⁄" + VULGAR)
 
-# %% ../../nbs/text/03_numbers.ipynb #e2593119
+# %% ../../nbs/text/03_numbers.ipynb #f0370efd
 def _say_range(m):
+    if m["a"] == m["b"] in ("20", "50"): return f"{number_words(m['a'])} {number_words(m['b'])}"
     return f"{SIGNS[m['sign']]}{number_words(m['a'])} to {SIGNS[m['minus']]}{number_words(m['b'])}"
 
-ranges = saying(rf"{ALONE}(?P<sign>{SIGN})(?<!\d[-–—])(?P<a>{PLAIN_NUMBER})(?:[-‑–—]|\s[–—]\s|(?<=\d):"
-                rf"(?=\d))(?P<minus>[-−]?+)(?P<b>{PLAIN_NUMBER})"
-              rf"(?![-‑–—:/.]?\d)", _say_range)
+ranges = saying(
+    rf"{ALONE}(?P<sign>{SIGN})(?<!\d[-–—])(?P<a>{PLAIN_NUMBER})(?:[-‑–—]|\s[–—]\s|(?<=\d):(?=\d))"
+    rf"(?P<minus>[-−]?+)(?P<b>{PLAIN_NUMBER})(?![-‑–—:/.]?\d)", _say_range)
 
 # %% ../../nbs/text/03_numbers.ipynb #58e9598b
 _BOOKS = """Genesis Exodus Leviticus Numbers Deuteronomy Joshua Judges Ruth Samuel Kings Chronicles Ezra
