@@ -225,7 +225,7 @@ _OTHERS = {
     "lb·ft": "pound foot/pound feet", "lb-ft": "pound foot/pound feet", "ft-lb": "foot pound",
     "ft-lbs": "foot pound", "ft·lb": "foot pound", "Nm": "newton meter"}
 
-# %% ../../nbs/text/04_amounts.ipynb #bc27fcbd
+# %% ../../nbs/text/04_amounts.ipynb #4c77e025
 @cache
 def units() -> dict: # how a unit is written -> (one, many)
     "All units, with their prefixes."
@@ -241,7 +241,7 @@ def _one_and_many(name): # "foot/feet", "mile/miles per hour", "degree"
     if space and head == plural(one): return f"{one} {rest}", many
     return one, many
 
-POWERS = {"²": "square ", "³": "cubic ", "^2": "square ", "^3": "cubic ", "2": "square ", "3": "cubic "}
+POWERS = {"²": "square ", "³": "cubic ", "2": "square ", "3": "cubic "}
 
 def unit_words(
     written:str, # as in "km" and "kg/m³"
@@ -254,8 +254,8 @@ def unit_words(
         if regex.search("[²³]$", below) and below[:-1] in ("s", "sec"): # of a speed that grows
             return f"{unit_words(above, one)} per second {'squared' if below[-1] == '²' else 'cubed'}"
         return f"{unit_words(above, one)} per {unit_words(below, True)}"
-    stem, power = regex.fullmatch(r"(.*?)(\^?[²³23])", written).groups()
-    return POWERS[power] + unit_words(stem, one)
+    stem = written.rstrip("^²³23")
+    return POWERS.get(written[-1], "") + units().get(stem, (stem, stem))[0 if one else 1]
 
 # %% ../../nbs/text/04_amounts.ipynb #0cc29802
 _POWERED = "[kcdmµμn]?m|ft|in|yd|mi"

@@ -340,8 +340,8 @@ spans_of_days = saying(
     rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?)(?!\p{{L}}|\s\d)"
     rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
 
-# %% ../../nbs/text/04_dates.ipynb #34555022
+# %% ../../nbs/text/04_dates.ipynb #33b882e7
 DATES:tuple[Step, ...] = (with_digits(
-    in_digits, month_first, day_first, month_year, numbered, year_month, hours, races, times, hours_and_minutes,
-    military, utc, durations, eras, decades, year_spans, seasons, year_in_name, years, years_around,
-    years_before, short_year), joined_dates, spans_of_days, week_before)
+    in_digits, month_first, day_first, month_year, numbered, year_month, hours, races, times,
+    hours_and_minutes, military, utc, durations, eras, decades, year_spans, seasons, year_in_name, years,
+    years_around, years_before, short_year), joined_dates, spans_of_days, week_before)

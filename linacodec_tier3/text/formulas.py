@@ -124,16 +124,16 @@ compared = saying(
     rf"(?=[<>≤≥≈])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈])(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s)",
     lambda m: COMPARED[m[0]], "<>≤≥≈")
 
-# %% ../../nbs/text/04_formulas.ipynb #fbaa76ca
+# %% ../../nbs/text/04_formulas.ipynb #4004666a
 _MINUS = regex.compile(
     rf"(?=[-–/])(?:(?<=(?P<left>[\d{BLOT})]|(?<![\p{{L}}'’.])\p{{L}}|\d\p{{L}})\s)(?:-|–(?=[^=.\n]{{1,30}}=))"
-    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))|(?P<tight>(?<=\d)[-–/]"
-    rf"(?=[\d.]{{1,9}}\s?{BLOT})))")
+    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))"
+    rf"|(?P<tight>(?:(?<=\d)[-–/]|(?<=(?<!\p{{L}})\p{{L}})/)(?=(?:[\d.]{{1,9}}|\p{{L}})\s?{BLOT})))")
 _RECKONING = regex.compile(r"[=+×÷*√²³^]|\b(?:equals|plus|times|minus|squared|what is|what's|compute"
                            r"|calculate|solve)\b", regex.I)
 _IN_TEXT = regex.compile(r"\p{L}{2}")
 
-# %% ../../nbs/text/04_formulas.ipynb #11179655
+# %% ../../nbs/text/04_formulas.ipynb #819bc08e
 def minus(
     draft:Draft, # any
 ) -> Draft: # `3 - 4` in words, where it is no range
@@ -142,7 +142,7 @@ def minus(
     for m in _MINUS.finditer(draft.open) if set("-–/") & set(draft.open) else ():
         around = draft.text[max(m.start() - 40, 0):m.end() + 40]
         if m["tight"]: # 35-20=15
-            if regex.match(r"[\d.]+\s*equals", draft.text, pos=m.end()): edits.append(
+            if regex.match(r"(?:[\d.]+|\p{L})\s*equals", draft.text, pos=m.end()): edits.append(
                 (*m.span(), " divided by " if m["tight"] == "/" else " minus "))
         elif BLOT in m["left"] and m["right"] == BLOT and not _RECKONING.search(around): continue
         elif (m["left"] + m["right"]).isdigit() and _IN_TEXT.search(around) and not _RECKONING.search(around):
