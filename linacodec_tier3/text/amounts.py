@@ -58,8 +58,8 @@ SIZES = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn":
          "B": "billion", "bn": "billion", "Bn": "billion", "mrd": "billion", "t": "trillion", "T": "trillion",
          "tn": "trillion", "trn": "trillion"}
 
-# %% ../../nbs/text/04_amounts.ipynb #76f6bf95
-_EURO = r"\d{1,3}(?:\.\d{3}){1,5}+(?:,\d\d)?(?![\d.,]\d)|\d{1,9}+,\d\d?(?!\d|[.,]\d)"  # 1.000,50 and 3,50
+# %% ../../nbs/text/04_amounts.ipynb #2744b67f
+_EURO = r"\d{1,3}(?:\.\d{3}){1,5}+(?:,\d\d)?(?!\d|[.,]\d)|\d{1,9}+,\d\d?(?!\d|[.,]\d)"  # 1.000,50 and 3,50
 _SWISS = r"[.,][–—-]{1,2}(?!\w)"  # 20.– and 20,--
 
 def price(
@@ -257,12 +257,12 @@ def unit_words(
     stem = written.rstrip("^²³23")
     return POWERS.get(written[-1], "") + units().get(stem, (stem, stem))[0 if one else 1]
 
-# %% ../../nbs/text/04_amounts.ipynb #0cc29802
+# %% ../../nbs/text/04_amounts.ipynb #bafcbbd8
 _POWERED = "[kcdmµμn]?m|ft|in|yd|mi"
 _BLANK_BEFORE = "K t PS VA pt pts ly MP doz".split()
 _NEVER_ALONE = ("in", "us", "M", "mo")
 _UNDER_CONDITIONS = (
-    rf"(?<=\s){any_of(_BLANK_BEFORE)}", "h", r"(?<=\d\d)F", r"(?<=\d\.\d)C",
+    rf"(?<=\s){any_of(_BLANK_BEFORE)}", "h", r"(?<=(?<![\d.,])[1-9]\d\d?)F", r"(?<=\d\.\d)C",
     r"(?<=\d\s)A(?=\s*(?:$|[,.;)/]|at\b|fuse|current|circuit|max))",
     r"W(?!\s(?:\d+(?:st|nd|rd|th)\b|[A-Z][a-z]))",
     r"in(?=[.);]|\s\()", r"(?<=-)in", r"(?<=[\d.½¼¾]\s)in(?=\s(?:tall|wide|long|deep|high|thick|by|x|×)\b)")
@@ -331,19 +331,19 @@ in_unit = saying(
     r"(?=[lkcmGTo°])(?<=\b(?:in|to|of|(?P<one>per))\s)(?P<unit>lbs|kgs?|km|cm|mm|mph|kWh|GB|TB|ml|mg|oz|km/h"
     r"|km²|m²|°[CF])(?![\p{L}\d/²³])", lambda m: unit_words(m["unit"], m["one"] is not None))
 
-# %% ../../nbs/text/04_amounts.ipynb #019ad217
+# %% ../../nbs/text/04_amounts.ipynb #7e0f16ef
 def _say_feet(m):
     feet, inches = m["feet"], m["inches"]
     if inches and inches.isdigit() and int(inches) > 11: # a clock's
         return f"{cardinal(int(feet))} minute{'s' * (feet != '1')} {cardinal(int(inches))} seconds"
+    if inches and is_adjective(m): return f"{quantity(feet)} foot {quantity(inches)}"
     words = f"{quantity(feet)} {'foot' if feet == '1' else 'feet'}"
     return f"{words} {quantity(inches)}{' inch' if inches == '1' else ' inches'}" if inches else words
 
+_INCHES = r"(?P<inches>\d{1,2}(?:\.\d{1,3})?+(?:\s\d/\d\d?)?)"
 feet_and_inches = saying(
-    rf"{ALONE}(?P<feet>\d{{1,3}})(?:\s?(?:ft|feet|foot)\.?,?\s?(?P<inches>\d{{1,2}}(?:\.\d+)?+"
-    rf"(?:\s\d/\d\d?)?)\s?(?:inches|in\.?|″|\"|'')"
-    rf"|['’′]\s?(?P<inches>\d{{1,2}}(?:\.\d)?(?:\s\d/\d\d?)?)(?:″|\"|”|''|(?![\d\p{{L}}'’])(?<=′.*))|′"
-    rf"(?!\d))(?![\p{{L}}\d])", _say_feet)
+    rf"{ALONE}(?P<feet>\d{{1,3}})(?:\s?(?:ft|feet|foot)\.?,?\s?{_INCHES}\s?(?:inches|in\.?|″|\"|'')"
+    rf"|['’′]\s?{_INCHES}(?:″|\"|”|'')|′(?!\d))(?![\p{{L}}\d])(?P<noun>{NOUN_AFTER})?", _say_feet)
 
 def inches(
     draft:Draft, # any

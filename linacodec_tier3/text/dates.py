@@ -49,7 +49,7 @@ def date(
     "A date in words, the month first."
     return f"{name} {ordinal(day)}" + (f", {year(in_year)}" if in_year else "")
 
-# %% ../../nbs/text/04_dates.ipynb #62e2cf60
+# %% ../../nbs/text/04_dates.ipynb #bc6218ca
 def _day_before(m): # the weekday in front
     return f"{WEEKDAYS[m['week'][:3].title()]}{m['comma'] or ''} " if m["week"] else ""
 
@@ -57,13 +57,15 @@ def _year_after(m): return f", {year(int(m['year']))}" if m["year"] else ""
 
 def _say_month_first(m):
     to = ""
-    if m["to"]: to = f" to {month(m['month2']) + ' ' if m['month2'] else ''}{ordinal(int(m['to']))}"
+    if m["to"]:
+        name = f"{month(m['month2'])} " if m["month2"] else ""
+        to = f" {'and' if m['how'] in '/&' else 'to'} {name}{ordinal(int(m['to']))}"
     return f"{_day_before(m)}{month(m['month'])} {ordinal(int(m['day']))}{to}{_year_after(m)}"
 
 _BEFORE = rf"(?=[\dA-Zjfasond])(?<![\p{{L}}\p{{N}}{BLOT}])(?:(?P<week>{_WEEKDAY})(?P<comma>,?)\s+)?"
 month_first = saying(
     rf"{_BEFORE}(?P<month>{_SHORT})(?:\s{{1,3}}|-)(?P<day>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}})"
-    rf"(?:\s?(?:[-–—]|to)\s?(?:(?P<month2>{_SHORT})\s)?(?P<to>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}}))?"
+    rf"(?:\s?(?P<how>[-–—/&]|to)\s?(?:(?P<month2>{_SHORT})\s)?(?P<to>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}}))?"
     rf"(?:(?:,?\s{{1,3}}|-)(?P<year>{_YEAR}))?+(?!\p{{L}})", _say_month_first)
 
 # %% ../../nbs/text/04_dates.ipynb #086f923b
@@ -79,7 +81,7 @@ day_first = saying(
     rf"(?:\s?[-–—]\s?(?P<to>{_DAY})(?:st|nd|rd|th)?)?[\s-](?:of\s)?(?P<month>{_SHORT})(?!\p{{L}})"
     rf"(?:(?:,?\s{{1,3}}|-)(?P<year>{_YEAR}))?+(?![\p{{L}}\d])", _say_day_first)
 
-# %% ../../nbs/text/04_dates.ipynb #d3e59507
+# %% ../../nbs/text/04_dates.ipynb #97eb31ec
 def _say_in_digits(m):
     if m["iso"]: name, day, in_year = month(m["im"]), int(m["id"]), int(m["iy"])
     else:
@@ -92,8 +94,8 @@ def _say_in_digits(m):
     return date(day, name, in_year) + time + {"Z": " U T C"}.get(m["zone"], "")
 
 in_digits = saying(
-    r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/-])(?:(?P<iso>(?P<iy>[12]\d{3})(?P<imark>[-/.‑])(?P<im>\d\d)(?P=imark)"
-    r"(?P<id>\d\d))"
+    r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/-])(?:(?P<iso>(?P<iy>[12]\d{3})(?P<imark>[-/.‑])(?P<im>\d\d?)(?P=imark)"
+    r"(?P<id>\d\d?))"
     r"(?:T(?P<h>\d\d):(?P<min>[0-5]\d)(?::(?P<sec>[0-5]\d)(?:\.\d{1,9}+)?)?(?P<zone>Z)?)?"
     r"|(?P<a>\d{1,2})(?:(?P<mark>[/.])(?P<b>\d{1,2})(?P=mark)(?P<y>[12]\d{3})|(?P<mark>[-/])(?P<b>\d\d?)"
     r"(?P=mark)(?P<y>\d{4}|\d\d)))"
@@ -157,7 +159,7 @@ times = saying(
     rf"(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
     rf"(?![:.,]?\d|[-–/]\d)(?:{_HALF})?+", _say_time, ":")
 
-# %% ../../nbs/text/04_dates.ipynb #2013ee4c
+# %% ../../nbs/text/04_dates.ipynb #5c7bffec
 def _say_hours(m):
     words = cardinal(int(m["h"])) if not m["m"] else clock(int(m["h"]), int(m["m"]), 0, "x")[:-2]
     words += {"a": " a m", "p": " p m", "": ""}[(m["first"] or "").lower()]
@@ -170,13 +172,19 @@ hours = saying(
     rf"(?P<tom>[0-5]\d))?)?(?:{_HALF})", _say_hours)
 
 def _say_military(m):
-    low = "hundred" if m["m"] == "00" else _low(m["m"])
-    return f"{'oh' if m['h'] != '00' else 'zero'} {cardinal(int(m['h']))} {low} hours"
+    low, hour = "hundred" if m["m"] == "00" else _low(m["m"]), cardinal(int(m["h"]))
+    oh = ("oh " if m["h"] != "00" else "zero ") if m["h"][0] == "0" else ""
+    return f"{oh}{'' if m['h'] == '00' else hour + ' '}{low}{' hours' if m['hours'] else ''}"
 
 def _low(two): return f"oh {cardinal(int(two))}" if two[0] == "0" else cardinal(int(two))
 
-military = saying(r"(?<![\p{L}\p{N}]|\d[.,:/])(?P<h>0\d)(?P<m>[0-5]\d)\s?(?:hours|hrs?\.?)"
-                  r"(?!\p{L})", _say_military)
+_ZONE = r"\s(?:GMT|UTC|Zulu|[ECMP]S?T|[ECMP]DT|CET|BST)\b"
+_HOURS = (r"(?:(?<=0\d{3})|(?<=\b(?:at|by|until|from|to|before|after)\s\d{4}))\s?"
+          r"(?P<hours>hours|hrs?\.?)(?!\p{L})")
+military = saying(
+    rf"(?=\d)(?<![\p{{L}}\p{{N}}]|\d[.,:/])(?P<h>[01]\d|2[0-4])(?P<m>[0-5]\d)(?:{_HOURS}|(?={_ZONE}))",
+    _say_military)
+
 def _say_utc(m):
     off = f"{cardinal(int(m['h']))} {cardinal(int(m['m']))}" if m["m"] else cardinal(int(m["h"]))
     return f"{' '.join(m['zone'])} {'plus' if m['sign'] == '+' else 'minus'} {off}"
@@ -197,7 +205,7 @@ durations = saying(
     r"|\d{1,3}\s?m(?:ins?)?\s?\d{1,2}\s?s(?:ecs?)?|(?<=\d\s?d\s?)\d{1,3}\s?h(?:rs?)?)"
     r"(?![\p{L}\d])", _say_duration)
 
-# %% ../../nbs/text/04_dates.ipynb #59dc6880
+# %% ../../nbs/text/04_dates.ipynb #32070c45
 def _say_decade(m):
     if m["century"]: return decade(int(m["century"]))
     return decade(int(m["ten"])) if int(m["ten"]) > 10 else None
@@ -207,8 +215,10 @@ decades = saying(
     r"(?=['’\d])(?<![\p{L}\p{N}]|\d[.,:/])(?:(?P<century>(?:1\d|20)\d0)['’]?s|['’](?P<ten>\d0)['’]?s"
     rf"|(?<={_BEFORE_DECADE}|[2-9]0['’]?s,?\s(?:and|or|to|&)\s)(?P<ten>[2-9]0)['’]?s"
     r"|(?P<ten>[2-9]0)(?:['’]s|s(?=,?\s(?:and|or|to|&)\s[2-9]0['’]?s)))(?!\p{L})", _say_decade)
-short_year = saying(r"(?<![\p{L}\p{N}'’])['’](?P<y>0\d|[1-9]\d)(?![\p{L}\d])(?!['’\"])", lambda m: (
-    f"oh {cardinal(int(m['y']))}" if m["y"][0] == "0" else cardinal(int(m["y"]))))
+_QUOTED = r"[^'\n]{0,30}'(?:[\s.,;:!?)]|$)"  # what a quotation ends with
+short_year = saying(
+    rf"(?<![\p{{L}}\p{{N}}'’])['’](?P<y>0\d|[1-9]\d)(?![\p{{L}}\d]|['’\"]|[.,:/-]\d|{_QUOTED})",
+    lambda m: _low(m["y"]))
 
 # %% ../../nbs/text/04_dates.ipynb #02cb196f
 _Y = r"(?:1[1-9]\d\d|20\d\d)"
@@ -305,12 +315,13 @@ years_before = saying(
     r"(?=\s(?:[A-Z][a-z]+|[A-Z]{3,})\s[A-Z])"
     rf"|(?<=^)(?P<years>{_Y})(?=\s?[:–—]\s))", _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #5635704d
+# %% ../../nbs/text/04_dates.ipynb #fd8dfe6b
 def _say_month_year(m):
-    return f"{month(m['month'])}{m['of'] or ''} {year(int(m['year']))}"
+    return f"{month(m['month'])}{m['of'] or ''} {year(int(m['year'])) if m['year'] else _low(m['short'])}"
 
-month_year = saying(rf"(?=[A-Zjfasond])(?<![\p{{L}}\p{{N}}{BLOT}])(?P<month>{_SHORT}),?(?P<of>\sof)?\s"
-                    rf"(?P<year>{_Y}){_AFTER}", _say_month_year)
+month_year = saying(
+    rf"(?=[A-Zjfasond])(?<![\p{{L}}\p{{N}}{BLOT}])(?P<month>{_SHORT}),?"
+    rf"(?:(?P<of>\sof)?\s(?P<year>{_Y}){_AFTER}|\s['’](?P<short>\d\d)(?![\p{{L}}\d'’]))", _say_month_year)
 week_before = saying(rf"(?=[MTWFS])(?<![\p{{L}}\p{{N}}])(?P<week>(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
                      rf"(?!\p{{L}})\.?)(?P<comma>,?)(?=\s[{BLOT}\d])",
                    lambda m: WEEKDAYS[m["week"][:3]] + m["comma"])

@@ -105,10 +105,10 @@ def _say_index(m):
 
 indices = saying(rf"[{LOWERED}₊₋]{{1,40}}+", _say_index, LOWERED + "₊₋")
 
-# %% ../../nbs/text/04_formulas.ipynb #392b97b6
+# %% ../../nbs/text/04_formulas.ipynb #dfd3a864
 _LEFT = (rf"(?<=(?:[\d{BLOT})\]°%‰πθ∞′!²³⁰¹⁴-⁹\p{{Nd}}]|(?<![\p{{L}}'’])\p{{L}}|(?<!\p{{L}})\d\p{{L}})"
          rf"(?P<blank>\s?))")
-_RIGHT = (rf"(?=\s?(?:[\d{BLOT}(\[√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
+_RIGHT = (rf"(?=\s?(?:[\d{BLOT}(√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
           rf"|[-−]{BLOT}))")
 
 def _say_operator(m): return _spelled(m, OPERATORS[m["sign"]])
@@ -124,16 +124,17 @@ compared = saying(
     rf"(?=[<>≤≥≈])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈])(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s)",
     lambda m: COMPARED[m[0]], "<>≤≥≈")
 
-# %% ../../nbs/text/04_formulas.ipynb #4004666a
+# %% ../../nbs/text/04_formulas.ipynb #c419de59
+_TIGHT = (rf"(?:(?<=\d)[-–/]|(?<=(?<!\p{{L}})\p{{L}})/)"
+          rf"(?=(?:[\d.]{{1,9}}|\p{{L}})(?:\s?{BLOT}|(?<!\d)(?!\p{{L}})))")
 _MINUS = regex.compile(
     rf"(?=[-–/])(?:(?<=(?P<left>[\d{BLOT})]|(?<![\p{{L}}'’.])\p{{L}}|\d\p{{L}})\s)(?:-|–(?=[^=.\n]{{1,30}}=))"
-    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))"
-    rf"|(?P<tight>(?:(?<=\d)[-–/]|(?<=(?<!\p{{L}})\p{{L}})/)(?=(?:[\d.]{{1,9}}|\p{{L}})\s?{BLOT})))")
+    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))|(?P<tight>{_TIGHT}))")
 _RECKONING = regex.compile(r"[=+×÷*√²³^]|\b(?:equals|plus|times|minus|squared|what is|what's|compute"
                            r"|calculate|solve)\b", regex.I)
 _IN_TEXT = regex.compile(r"\p{L}{2}")
 
-# %% ../../nbs/text/04_formulas.ipynb #819bc08e
+# %% ../../nbs/text/04_formulas.ipynb #9e3c53b8
 def minus(
     draft:Draft, # any
 ) -> Draft: # `3 - 4` in words, where it is no range
@@ -142,8 +143,9 @@ def minus(
     for m in _MINUS.finditer(draft.open) if set("-–/") & set(draft.open) else ():
         around = draft.text[max(m.start() - 40, 0):m.end() + 40]
         if m["tight"]: # 35-20=15
-            if regex.match(r"(?:[\d.]+|\p{L})\s*equals", draft.text, pos=m.end()): edits.append(
-                (*m.span(), " divided by " if m["tight"] == "/" else " minus "))
+            is_sum = regex.match(r"(?:[\d.]+|\p{L})\s*equals", draft.text, pos=m.end())
+            is_sum = is_sum or m["tight"] == "/" and draft.text.endswith("equals ", 0, m.start() - 1)
+            if is_sum: edits.append((*m.span(), " divided by " if m["tight"] == "/" else " minus "))
         elif BLOT in m["left"] and m["right"] == BLOT and not _RECKONING.search(around): continue
         elif (m["left"] + m["right"]).isdigit() and _IN_TEXT.search(around) and not _RECKONING.search(around):
             edits.append((*m.span(), "to"))

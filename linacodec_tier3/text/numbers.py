@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VULGAR', 'GROUPS', 'PLAIN_NUMBER', 'QUANTITY', 'ALONE', 'SIGN', 'SIGNS', 'Step', 'ordinals', 'fractions', 'ranges',
-           'verses', 'hundreds', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal', 'halves', 'plural', 'year', 'decade',
-           'fraction', 'mixed', 'number_words', 'is_one', 'quantity', 'any_of', 'ascii_digits', 'with_digits', 'saying',
-           'separated']
+           'verses', 'hundreds', 'house_numbers', 'zip_codes', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal',
+           'halves', 'plural', 'year', 'decade', 'fraction', 'mixed', 'number_words', 'is_one', 'quantity', 'any_of',
+           'ascii_digits', 'with_digits', 'saying', 'separated']
 
 # %% ../../nbs/text/03_numbers.ipynb #81dfec50
 import regex, unicodedata
@@ -263,6 +263,22 @@ def _say_hundreds(m):
 hundreds = saying(rf"{ALONE}(?P<n>1(?:0{{1,6}}|0{{0,2}},000))['’]?s(?=\s(?:of|or|and \d+s)\b)",
                   _say_hundreds, "s")
 
+# %% ../../nbs/text/03_numbers.ipynb #6e22d8e6
+_STREETS = """St Ave Blvd Rd Dr Ln Ct Pl Sq Pkwy Hwy Street Avenue Boulevard Road Drive Lane Way Court Place
+    Square Parkway Highway Terrace"""
+_STATES = """AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY
+    NC ND OH OK OR PA RI SC SD TN TX UT VT VA WA WV WI WY DC"""
+
+# %% ../../nbs/text/03_numbers.ipynb #53ca197f
+def _streets():
+    name = r"(?:[A-Z][\p{L}'’]{1,20}|\d{1,3}(?:st|nd|rd|th))\s"
+    return rf"{ALONE}(?P<n>[1-9]\d{{3}})(?=\s(?:[NSEW]\.?\s)?{name}(?:{name})?{any_of(_STREETS.split())}\b)"
+
+def _zips(): return rf"(?=\d)(?<=\b{any_of(_STATES.split())}\s)\d{{5}}(?:-\d{{4}})?(?![\d\p{{L}}])"
+
+house_numbers = saying(_streets, lambda m: halves(int(m["n"])))
+zip_codes = saying(_zips, lambda m: ", ".join(map(digit_words, m[0].split("-"))))
+
 # %% ../../nbs/text/03_numbers.ipynb #7b896db7
 def _say_list(m): # 1,2,3 and 1.2.3 and 1-2-3 and 1/2/3
     parts = regex.findall(r"\d+", m[0])
@@ -296,7 +312,7 @@ def _say_numeral(m): # ⁵, ③, Ⅳ, and whatever else counts
 
 _numerals = saying(r"\p{N}", _say_numeral)
 
-# %% ../../nbs/text/03_numbers.ipynb #a81d5c29
+# %% ../../nbs/text/03_numbers.ipynb #30fdd515
 def separated(
     draft:Draft, # any
 ) -> Draft: # with blanks between its words
@@ -308,5 +324,5 @@ def separated(
     return edited(draft, edits) if edits else draft
 
 NUMBERS:tuple[Step, ...] = (ascii_digits, with_digits(
-    ordinals, hundreds, verses, fractions, _number_lists, ranges, _comma_pairs, _numbers, _numerals),
-    separated)
+    house_numbers, zip_codes, ordinals, hundreds, verses, fractions, _number_lists, ranges, _comma_pairs,
+    _numbers, _numerals), separated)
