@@ -107,7 +107,7 @@ def _bracket(walk, m): # a closing one
         walk.drop(a, m.end(), "a reference")
     return m.end()
 
-# %% ../../nbs/text/02_inline.ipynb #923e67f4
+# %% ../../nbs/text/02_inline.ipynb #535530d5
 _LINES = {"li": "item"} | dict.fromkeys("h1 h2 h3 h4 h5 h6".split(), "heading") | dict.fromkeys("""
     address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption
     figure footer form head header hgroup hr html legend main menu nav ol optgroup option p section
@@ -120,11 +120,13 @@ _WORDS = frozenset("""
 _FLAGS = """
     disabled checked hidden async defer required readonly selected open controls autoplay loop
     muted""".split()
+_CELL, _HEAD = "\x1f", "\x1e"  # stand for the tags that begin a cell; no clean text has them
+_MARKS = regex.compile(f"[{_CELL}{_HEAD}]")
 _ALT = regex.compile(r"""(?i)\salt\s?=\s?(?:"([^"]*+)"|'([^']*+)')""")
 _RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
 
-# %% ../../nbs/text/02_inline.ipynb #18fc5b6e
+# %% ../../nbs/text/02_inline.ipynb #8f95185a
 def _raise(walk, name, closing, a, b): # what stands between <sup> and </sup>
     if not closing: walk.raised = name, b
     elif walk.raised and walk.raised[0] == name:
@@ -146,8 +148,8 @@ def _tag(walk, m): # of HTML, of an engine, or no tag at all
     if name in _LINES:
         said = "\n"
         walk.kinds.append("text" if closing else _LINES[name])
+    elif name in ("td", "th"): said = "" if closing else _CELL if name == "td" else _HEAD
     elif name == "br": said = " "
-    elif name in ("td", "th") and closing: said = ", "
     elif name in ("sup", "sub"): _raise(walk, name, closing, a, b)
     elif name == "img" and (alt := _ALT.search(rest)): said = _of_entity(alt[1] or alt[2] or "")
     walk.edits.append((a, b, said, "markup"))
@@ -185,7 +187,34 @@ _TOKENS = dict(escape=_escape, code=_code, open=_opening, close=_bracket, emphas
     link=_link, tag=_tag,
                address=_address)
 
-# %% ../../nbs/text/02_inline.ipynb #31c9f29c
+# %% ../../nbs/text/02_inline.ipynb #9634f40d
+def _as_row(draft, heads): # what the cells of a row say; those with nothing in them are left out
+    marks, edits, first = [m.start() for m in _MARKS.finditer(draft.text)], [], True
+    for a, b, head in zip(marks, [*marks[1:], len(draft.text)], heads + [""] * len(marks)):
+        inside = draft.text[a + 1:b]
+        said = ("" if first else ", ") + (head and head + ": ") if inside.strip() else ""
+        edits.append((a, b - len(inside.lstrip()), said))
+        if inside.strip(): first = False
+    return edited(draft, edits, final=False)
+
+def _rows(parts): # parts of a paragraph, with rows of cells as they are said
+    heads, waiting = [], None
+    for kind, part in parts:
+        if not _MARKS.search(part.text):
+            if waiting and part.text.strip(): yield "item", _as_row(waiting, [])
+            if part.text.strip(): heads, waiting = [], None
+            yield kind, part
+        elif _CELL not in part.text and not waiting:
+            heads, waiting = [cell.strip() for cell in _MARKS.split(part.text)[1:]], part
+        else:
+            row = _as_row(part, heads)
+            if waiting and row.stretches:
+                first = row.stretches[0]._replace(start=waiting.stretches[0].start, verbatim=False)
+                row, waiting = Draft([first, *row.stretches[1:]], [*waiting.skipped, *row.skipped]), None
+            yield "item", row
+    if waiting: yield "item", _as_row(waiting, [])
+
+# %% ../../nbs/text/02_inline.ipynb #b6f699a5
 def _apart(edits): # in order, without those that stand in others
     at = 0
     for edit in sorted(edits, key=lambda e: (e[0], -e[1])):
@@ -204,11 +233,11 @@ def unmarked(
     while m := _TOKEN.search(walk.text, at): at = _TOKENS[_kind_of(m)](walk, m)
     if not walk.edits: return [("text", draft)]
     whole = edited(draft, _apart(walk.edits), final=False)
-    if not walk.kinds: return [("text", whole)]
+    if not walk.kinds and not _MARKS.search(whole.text): return [("text", whole)]
     ends = [m.start() for m in regex.finditer("\n", whole.text)]
     starts = [0, *(e + 1 for e in ends)]
     parts = [excerpt(whole, a, b) for a, b in zip(starts, [*ends, len(whole.text)])]
     parts[0] = Draft(parts[0].stretches, whole.skipped)
-    return list(zip(["text", *walk.kinds], parts))
+    return list(_rows(zip(["text", *walk.kinds], parts)))
 
 def _kind_of(m): return next(kind for kind in _TOKENS if m[kind] is not None)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['paragraphs']
 
-# %% ../../nbs/text/03_markup.ipynb #991ff520
+# %% ../../nbs/text/03_markup.ipynb #d817d590
 import regex
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from .clean import paused
@@ -137,7 +138,7 @@ def _marked(reader, a, b, after): # a line that may begin with signs: headings, 
         reader.block, reader.indent = _Block(a if start is None else start, b, kind, edits), indent
         if kind == "heading": yield from reader.close()
 
-# %% ../../nbs/text/03_markup.ipynb #7f82d641
+# %% ../../nbs/text/03_markup.ipynb #13fc36b5
 _DELIMITER = regex.compile(r"[ \t]*+\|?[ \t]*+:?-++:?[ \t]*+(?:\|[ \t]*+:?-++:?[ \t]*+)*+\|?[ \t]*+\Z")
 _PIPE = regex.compile(r"(?<!\\)\|")
 
@@ -155,7 +156,8 @@ def _row(text, heads, cells, start, end): # a block that says each cell after it
     edits, at, first = [], start, True
     for head, (a, b) in zip(heads + [""] * len(cells), cells):
         if a >= b: continue
-        edits.append((at, a, ("" if first else ", ") + (head + ": " if head else "")))
+        said = ("" if first else ", ") + (head and head + ": ")
+        edits.append((at, a, said) if said else (at, a, "", "markup"))
         at, first = b, False
     return _Block(start, end, "item", [*edits, (at, end, "")])
 
@@ -303,7 +305,7 @@ def _parts(draft, block, tags, labels, markup): # the paragraphs of a block
     found = unmarked(p, _OTHERS, labels)
     return [(kind, found[0][1]), *found[1:]]
 
-# %% ../../nbs/text/03_markup.ipynb #9e023715
+# %% ../../nbs/text/03_markup.ipynb #cf6c0140
 def paragraphs(
     draft:Draft, # a clean text
     markup:str="auto", # or "none": everything is said as it stands
@@ -312,7 +314,7 @@ def paragraphs(
     "The paragraphs of a text." # and not said is skipped in the next one, at the end in an empty one
     own = regex.compile("|".join(map(regex.escape, sorted(tags, key=len, reverse=True)))) if tags else None
     labels = {m["label"].casefold() for m in _DEFINED.finditer(draft.open)} if "]:" in draft.open else set()
-    waiting = list(draft.skipped)
+    before, waiting = deque(sorted(draft.skipped, key=lambda s: s.start)), []
     for block in _blocks(draft.open, markup):
         if isinstance(block, Skipped):
             waiting.append(Skipped(*source(draft, block.start, block.end), block.why))
@@ -321,6 +323,7 @@ def paragraphs(
             p = _finished(paused(part), kind)
             waiting += p.skipped
             if not p.stretches: continue
+            while before and before[0].start < p.stretches[-1].end: waiting.append(before.popleft())
             yield Draft(p.stretches, waiting)
             waiting = []
-    if waiting: yield Draft((), waiting)
+    if before or waiting: yield Draft((), [*before, *waiting])
