@@ -113,8 +113,8 @@ def faces_gone(
     if not regex.search(r"[:;=8xX^_<-][-'’o^()\]\[DdPpO3/|_]|¯", draft.open): return draft
     edits = []
     for m in _FACE().finditer(draft.open):
-        edits.append((*m.span(), "", *["an emoticon"] * bool(regex.search(r"[\p{L}\p{N}]", m[0]))))
-        if _SENTENCE_AFTER().match(draft.open, m.end()) and _WORD_BEFORE().search(draft.open[max(0,
-            m.start()-2):m.start()]):
-            edits[-1] = (edits[-1][0], edits[-1][1], ".", *edits[-1][3:])
+        a, why = m.start(), ["an emoticon"] * bool(regex.search(r"[\p{L}\p{N}]", m[0]))
+        word = _WORD_BEFORE().search(draft.open[max(0, a-2):a])
+        if not word or not _SENTENCE_AFTER().match(draft.open, m.end()): edits.append((*m.span(), "", *why))
+        else: edits.append((a - (draft.open[a-1] == " "), m.end(), ".", *why))
     return edited(draft, edits) if edits else draft
