@@ -86,6 +86,8 @@ _FACE = _later(r"""(?<![^\s\ue000(])
     (?: [:;=]['’]?[-o^]?[)(\]\[DPpOo3/\\|*@$]++(?!\w) | <3+(?![\d\w]) | </3(?!\w) | [xX][dD]++(?!\w)
       | \^_*\^ | -_+- | [oO]_+[oO](?!\w) | T_T(?!\w) | ¯\\_\(ツ\)_/¯ | \(╯°□°\)╯ | [(]:(?!\w) ) (?![\w/])""")
 
+_WORD_BEFORE, _SENTENCE_AFTER = _later(r"[\p{L}\p{N}]\ ?$"), _later(r"\ +\p{Lu}")
+
 def faces_gone(
     draft:Draft, # a paragraph
 ) -> Draft: # without them
@@ -94,4 +96,7 @@ def faces_gone(
     edits = []
     for m in _FACE().finditer(draft.open):
         edits.append((*m.span(), "", *["an emoticon"] * bool(regex.search(r"[\p{L}\p{N}]", m[0]))))
+        if _SENTENCE_AFTER().match(draft.open, m.end()) and _WORD_BEFORE().search(draft.open[max(0,
+            m.start()-2):m.start()]):
+            edits[-1] = (edits[-1][0], edits[-1][1], ".", *edits[-1][3:])
     return edited(draft, edits) if edits else draft
