@@ -67,7 +67,6 @@ def path(
     try: return Path(text).expanduser().absolute()
     except RuntimeError: raise ValueError(f"{text.split('/')[0]} is no user of this machine") from None
 
-
 # %% ../nbs/01_config.ipynb #4a9613d7
 def setting(
     default:Any, # value when the variable is unset or empty; a function of the volume's folder for paths
