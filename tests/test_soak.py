@@ -174,11 +174,13 @@ class Soak:
             self.counts["served again"] += record.retries > 0
             self.kinds[f"{format}, {'streamed' if streamed else 'at once'}"] += 1
 
-    def fault(self, job, moment, name, *calls): # a signal to the worker that does a job, after these calls
+    def fault(self, job, moment, name, *calls): # a signal to the worker that does a job; what comes after it
         wait_until(lambda: self.endpoint.job(job).taken, 120)
         time.sleep(moment)
+        [pid] = self.endpoint.worker_pids
+        os.kill(pid, getattr(signal, name))
+        if calls: wait_until(lambda: pid not in self.endpoint.worker_pids)  # it lets go of files
         for call in calls: call()
-        os.kill(self.endpoint.worker_pids[0], getattr(signal, name))
         with self.lock: self.counts[name] += 1
 
     def idle(self): # the worker's ID, what it holds, what this process holds; once nothing runs
@@ -238,7 +240,7 @@ def all_of_it(soak, volume): # -> what is stored
     wait_until(lambda: pid not in soak.endpoint.worker_pids and soak.endpoint.worker_pids, 120)
     soak.run(10)
     worker, there_after_ten, _ = soak.idle()
-    soak.run(1_050, 0.09)
+    soak.run(1_120, 0.09)
     alive, there, _ = soak.idle()
     soak.run(40, 0.09, {10: "SIGKILL", 25: "SIGTERM"})
     _, _, here = soak.idle()
