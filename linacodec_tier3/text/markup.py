@@ -314,7 +314,7 @@ def _parts(draft, block, tags, labels, markup): # the paragraphs of a block
     found = unmarked(p, _OTHERS, labels)
     return [(kind, found[0][1]), *found[1:]]
 
-# %% ../../nbs/text/03_markup.ipynb #cf6c0140
+# %% ../../nbs/text/03_markup.ipynb #cc3fe406
 def paragraphs(
     draft:Draft, # a clean text
     markup:str="auto", # or "none": everything is said as it stands
@@ -332,7 +332,8 @@ def paragraphs(
             p = _finished(paused(part), kind)
             waiting += p.skipped
             if not p.stretches: continue
-            while before and before[0].start < p.stretches[-1].end: waiting.append(before.popleft())
+            end = max([p.stretches[-1].end, *(s.end for s in waiting)])
+            while before and before[0].start < end: waiting.append(before.popleft())
             yield Draft(p.stretches, waiting)
             waiting = []
     if before or waiting: yield Draft((), [*before, *waiting])
