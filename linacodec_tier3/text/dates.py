@@ -8,11 +8,12 @@ __all__ = ['month_first', 'day_first', 'in_digits', 'numbered', 'year_month', 'S
            'eras', 'years', 'years_around', 'years_before', 'month_year', 'week_before', 'spans_of_days', 'DATES',
            'month', 'date', 'clock', 'joined_dates']
 
-# %% ../../nbs/text/04_dates.ipynb #004c84b0
+# %% ../../nbs/text/04_dates.ipynb #97fcaac2
 import regex
 from .edits import BLOT, Draft, edited
 from .numbers import (
-    ALONE, Step, cardinal, decade, number_words, ordinal, plural, saying, with_digits, year)
+    ALONE, Step, cardinal, decade, number_words, ordinal, plural,
+    saying, where, with_digits, year)
 
 # %% ../../nbs/text/04_dates.ipynb #0916f9c9
 MONTHS = dict(Jan="January", Feb="February", Mar="March", Apr="April", May="May", Jun="June", Jul="July",
@@ -130,7 +131,7 @@ def clock(
     if second: words += f" and {cardinal(second)} second{'s' if second > 1 else ''}"
     return words + (f" {half}" if half else "")
 
-# %% ../../nbs/text/04_dates.ipynb #118b514a
+# %% ../../nbs/text/04_dates.ipynb #1d894930
 STOP_STAYS = rf"(?=\s*$|[\"”’)\]]*\s+(?!{_SHORT}|{_WEEKDAY}|[A-Z]{{2,}})[\"“‘(\[]*[A-Z])"
 _HALF = (rf"\s?(?:(?P<half>[AaPp])(?:[Mm](?![\p{{L}}\d])|\.\s?[Mm](?:(?P<end>\.{STOP_STAYS})|\.|"
          rf"(?![\p{{L}}\d]))))")
@@ -145,6 +146,7 @@ def _say_time(m):
     elif to: to = " to " + clock(int(m["h2"]), int(m["m2"]))
     return words + to + ("." if m["end"] else "")
 
+# %% ../../nbs/text/04_dates.ipynb #598b4ddd
 hours_and_minutes = saying(r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/])(?P<h>[01]?\d|2[0-3])h(?P<m>[0-5]\d)"
                            r"(?![\p{L}\d])",
                            lambda m: clock(int(m["h"]), int(m["m"])), "h")
@@ -154,12 +156,14 @@ def _say_race(m):
 
 races = saying(r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/])(?P<m>\d{1,2}):(?P<s>[0-5]\d)(?P<part>\.\d{1,3})"
                r"(?![\p{L}\d]|[.:]\d)", _say_race, ":")
+
+# %% ../../nbs/text/04_dates.ipynb #c2619b82
 times = saying(
     rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/]|\b(?:ratio|odds|scale|dilution|diluted)[a-z ,]{{0,20}}){_TIME}"
     rf"(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
     rf"(?![:.,]?\d|[-–/]\d)(?:{_HALF})?+", _say_time, ":")
 
-# %% ../../nbs/text/04_dates.ipynb #5c7bffec
+# %% ../../nbs/text/04_dates.ipynb #3f519db6
 def _say_hours(m):
     words = cardinal(int(m["h"])) if not m["m"] else clock(int(m["h"]), int(m["m"]), 0, "x")[:-2]
     words += {"a": " a m", "p": " p m", "": ""}[(m["first"] or "").lower()]
@@ -171,6 +175,7 @@ hours = saying(
     rf"(?:\s?(?:(?P<first>[AaPp])\.?[Mm]\.?)?\s?(?:[-–—]|to(?=\s))\s?(?P<to>1[0-2]|0?[1-9])(?::"
     rf"(?P<tom>[0-5]\d))?)?(?:{_HALF})", _say_hours)
 
+# %% ../../nbs/text/04_dates.ipynb #851435e5
 def _say_military(m):
     low, hour = "hundred" if m["m"] == "00" else _low(m["m"]), cardinal(int(m["h"]))
     oh = ("oh " if m["h"] != "00" else "zero ") if m["h"][0] == "0" else ""
@@ -351,8 +356,10 @@ spans_of_days = saying(
     rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?)(?!\p{{L}}|\s\d)"
     rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
 
-# %% ../../nbs/text/04_dates.ipynb #33b882e7
+# %% ../../nbs/text/04_dates.ipynb #a751fe48
+_ANY_MONTH = (r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP"
+              r"|OCT|NOV|DEC|january|february|april|june|july|august|september|october|november|december)")
 DATES:tuple[Step, ...] = (with_digits(
-    in_digits, month_first, day_first, month_year, numbered, year_month, hours, races, times,
-    hours_and_minutes, military, utc, durations, eras, decades, year_spans, seasons, year_in_name, years,
-    years_around, years_before, short_year), joined_dates, spans_of_days, week_before)
+    in_digits, where(_ANY_MONTH, month_first, day_first, month_year), numbered, year_month, hours, races,
+    times, hours_and_minutes, military, utc, durations, eras, decades, year_spans, seasons, year_in_name,
+    years, years_around, years_before, short_year), joined_dates, spans_of_days, week_before)

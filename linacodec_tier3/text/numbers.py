@@ -6,7 +6,7 @@
 __all__ = ['VULGAR', 'GROUPS', 'PLAIN_NUMBER', 'QUANTITY', 'ALONE', 'SIGN', 'SIGNS', 'Step', 'ordinals', 'fractions', 'ranges',
            'verses', 'hundreds', 'house_numbers', 'zip_codes', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal',
            'halves', 'plural', 'year', 'decade', 'fraction', 'mixed', 'number_words', 'is_one', 'quantity', 'any_of',
-           'ascii_digits', 'with_digits', 'saying', 'separated']
+           'ascii_digits', 'where', 'with_digits', 'saying', 'separated']
 
 # %% ../../nbs/text/03_numbers.ipynb #81dfec50
 import regex, unicodedata
@@ -175,21 +175,29 @@ def ascii_digits(
     def plain(m): return "." if m[0] == "٫" else "," if m[0] == "٬" else str(unicodedata.digit(m[0], 0))
     return draft if draft.open.isascii() else put(draft, _OTHER_DIGITS, plain, final=False)
 
-# %% ../../nbs/text/03_numbers.ipynb #65b49c6f
+# %% ../../nbs/text/03_numbers.ipynb #77630cda
 Step = Callable[[Draft], Draft]
-_ANY_DIGIT = regex.compile(r"\p{N}")
+
+def where(
+    pattern:str, # of the `regex` module; what the steps need, looked for before each
+    *steps:Step, # one after another
+) -> Step: # does nothing to a text in which the pattern is not open
+    "Steps that only some texts need."
+    needed = cache(lambda: regex.compile(pattern))
+    def step(draft):
+        for each in steps:
+            if not needed().search(draft.open): return draft
+            draft = each(draft)
+        return draft
+    return step
 
 def with_digits(
     *steps:Step, # one after another
 ) -> Step: # does nothing to a text in which no number is open
     "Steps that only texts with numbers need."
-    def step(draft):
-        for each in steps:
-            if not _ANY_DIGIT.search(draft.open): return draft
-            draft = each(draft)
-        return draft
-    return step
+    return where(r"\p{N}", *steps)
 
+# %% ../../nbs/text/03_numbers.ipynb #056f1c51
 def saying(
     pattern:str|Callable[[], str], # of the `regex` module, or what gives it; compiled when first used
     say:Callable[[regex.Match], str | None], # as in `put`
