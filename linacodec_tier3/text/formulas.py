@@ -105,7 +105,7 @@ def _say_index(m):
 
 indices = saying(rf"[{LOWERED}₊₋]{{1,40}}+", _say_index, LOWERED + "₊₋")
 
-# %% ../../nbs/text/04_formulas.ipynb #dfd3a864
+# %% ../../nbs/text/04_formulas.ipynb #7007a93d
 _LEFT = (rf"(?<=(?:[\d{BLOT})\]°%‰πθ∞′!²³⁰¹⁴-⁹\p{{Nd}}]|(?<![\p{{L}}'’])\p{{L}}|(?<!\p{{L}})\d\p{{L}})"
          rf"(?P<blank>\s?))")
 _RIGHT = (rf"(?=\s?(?:[\d{BLOT}(√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
@@ -119,7 +119,8 @@ operators = saying(
 times_sign = saying(r"(?=[xX])(?<=\d\s)[xX](?=\s\d)", lambda m: "times", "xX")
 divided = saying(rf"(?=/)(?<=[\d{BLOT})]\s)/(?=\s[\d{BLOT}(])", lambda m: "divided by", "/")
 _IS = r"(?<=\b(?:is|was|are|were|be|been|than|of)\s"
-negative = saying(rf"(?=[-−])(?<=[{BLOT}]\s|\()[-−](?=\p{{L}}(?![\p{{L}}'’]))", lambda m: "minus ", "-−")
+negative = saying(rf"(?=[-−])(?:(?<={BLOT}\s)[-−](?=\p{{L}}(?![\p{{L}}'’]))|(?<=\()[-−]"
+                  rf"(?=\p{{L}}\s?[-+−±×*/=){BLOT}]))", lambda m: "minus ", "-−")
 compared = saying(
     rf"(?=[<>≤≥≈])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈])(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s)",
     lambda m: COMPARED[m[0]], "<>≤≥≈")
