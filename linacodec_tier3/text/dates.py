@@ -15,7 +15,7 @@ from .numbers import (
     ALONE, Step, cardinal, decade, number_words, ordinal, plural,
     saying, where, with_digits, year)
 
-# %% ../../nbs/text/04_dates.ipynb #0916f9c9
+# %% ../../nbs/text/04_dates.ipynb #8b7ac698
 MONTHS = dict(Jan="January", Feb="February", Mar="March", Apr="April", May="May", Jun="June", Jul="July",
               Aug="August",
               Sep="September", Oct="October", Nov="November", Dec="December")
@@ -31,7 +31,7 @@ _SHORT = ("(?:[Jj]anuary|[Ff]ebruary|March|[Aa]pril|[Jj]une|[Jj]uly|[Aa]ugust|[S
 _WEEKDAY = ("(?:Mon(?:day)?|Tue(?:s(?:day)?)?|Wed(?:nesday)?|Thu(?:r(?:s(?:day)?)?)?|Fri(?:day)?"
             "|Sat(?:urday)?|Sun(?:day)?)"
             "(?![a-zA-Z])\\.?")
-_YEAR = r"(?:1[0-9]|20|21)\d\d(?!\d|[.,:/'’-]\d|s\b|['’]s\b)"
+_YEAR = r"(?:1[0-9]|20|21)\d\d(?!\d|[.,:/'’-]\d|s\b|(?<=0)['’]s\b)"
 _DAY = r"(?:3[01]|[12]\d|0?[1-9])(?!\d|[.,:/]\d|%)"
 
 # %% ../../nbs/text/04_dates.ipynb #e0ed2952
@@ -131,7 +131,7 @@ def clock(
     if second: words += f" and {cardinal(second)} second{'s' if second > 1 else ''}"
     return words + (f" {half}" if half else "")
 
-# %% ../../nbs/text/04_dates.ipynb #1d894930
+# %% ../../nbs/text/04_dates.ipynb #2ed88d46
 STOP_STAYS = rf"(?=\s*$|[\"”’)\]]*\s+(?!{_SHORT}|{_WEEKDAY}|[A-Z]{{2,}})[\"“‘(\[]*[A-Z])"
 _HALF = (rf"\s?(?:(?P<half>[AaPp])(?:[Mm](?![\p{{L}}\d])|\.\s?[Mm](?:(?P<end>\.{STOP_STAYS})|\.|"
          rf"(?![\p{{L}}\d]))))")
@@ -143,7 +143,7 @@ def _say_time(m):
     to = f" to {clock(int(m['h2']), int(m['m2'] or 0), 0, 'x').removesuffix(' x')}" if m["h2"] else ""
     words = clock(int(m["h"]), int(m["m"]), int(m["s"] or 0), _half(m) or "" if not to else "")
     if to and m["half"]: words, to = clock(int(m["h"]), int(m["m"]), 0, "x")[:-2], to + f" {_half(m)}"
-    elif to: to = " to " + clock(int(m["h2"]), int(m["m2"]))
+    elif to: to = " to " + (clock(int(m["h2"]), int(m["m2"])) if m["m2"] else cardinal(int(m["h2"])))
     return words + to + ("." if m["end"] else "")
 
 # %% ../../nbs/text/04_dates.ipynb #598b4ddd
@@ -157,10 +157,10 @@ def _say_race(m):
 races = saying(r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/])(?P<m>\d{1,2}):(?P<s>[0-5]\d)(?P<part>\.\d{1,3})"
                r"(?![\p{L}\d]|[.:]\d)", _say_race, ":")
 
-# %% ../../nbs/text/04_dates.ipynb #c2619b82
+# %% ../../nbs/text/04_dates.ipynb #d2dd9a89
 times = saying(
     rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/]|\b(?:ratio|odds|scale|dilution|diluted)[a-z ,]{{0,20}}){_TIME}"
-    rf"(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
+    rf"(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4])(?::(?P<m2>[0-5]\d))?(?!\d|[.,:]\d))?"
     rf"(?![:.,]?\d|[-–/]\d)(?:{_HALF})?+", _say_time, ":")
 
 # %% ../../nbs/text/04_dates.ipynb #3f519db6
@@ -210,7 +210,7 @@ durations = saying(
     r"|\d{1,3}\s?m(?:ins?)?\s?\d{1,2}\s?s(?:ecs?)?|(?<=\d\s?d\s?)\d{1,3}\s?h(?:rs?)?)"
     r"(?![\p{L}\d])", _say_duration)
 
-# %% ../../nbs/text/04_dates.ipynb #32070c45
+# %% ../../nbs/text/04_dates.ipynb #4ccd5f04
 def _say_decade(m):
     if m["century"]: return decade(int(m["century"]))
     return decade(int(m["ten"])) if int(m["ten"]) > 10 else None
@@ -218,26 +218,31 @@ def _say_decade(m):
 _BEFORE_DECADE = r"(?:[Tt]he|[Ee]arly|[Mm]id|[Ll]ate|[Hh]is|[Hh]er|[Tt]heir|[Mm]y)[ -]"
 decades = saying(
     r"(?=['’\d])(?<![\p{L}\p{N}]|\d[.,:/])(?:(?P<century>(?:1\d|20)\d0)['’]?s|['’](?P<ten>\d0)['’]?s"
-    rf"|(?<={_BEFORE_DECADE}|[2-9]0['’]?s,?\s(?:and|or|to|&)\s)(?P<ten>[2-9]0)['’]?s"
+    rf"|(?<={_BEFORE_DECADE}|[2-9]0['’]?s,?\s(?:and|or|to|&)\s)(?P<ten>[2-9]00?)['’]?s"
     r"|(?P<ten>[2-9]0)(?:['’]s|s(?=,?\s(?:and|or|to|&)\s[2-9]0['’]?s)))(?!\p{L})", _say_decade)
 _QUOTED = r"[^'\n]{0,30}'(?:[\s.,;:!?)]|$)"  # what a quotation ends with
 short_year = saying(
     rf"(?<![\p{{L}}\p{{N}}'’])['’](?P<y>0\d|[1-9]\d)(?![\p{{L}}\d]|['’\"]|[.,:/-]\d|{_QUOTED})",
     lambda m: _low(m["y"]))
 
-# %% ../../nbs/text/04_dates.ipynb #02cb196f
+# %% ../../nbs/text/04_dates.ipynb #bcec06ae
 _Y = r"(?:1[1-9]\d\d|20\d\d)"
 _AFTER = r"(?!\d|[.,:/'’]\d|[-–—]\d|\p{L}|\s?(?:%|°|percent|per cent|×|x\d))"
 
 def _say_years(m):
     a, b = int(m["a"]), m["b"]
+    if len(b) == 1: return f"{year(a)} to {_low(str(a % 100 // 10) + b)}" if int(b) > a % 10 else None
     if len(b) == 2: return f"{year(a)} to {_low(b)}" if int(b) > a % 100 else None
     return f"{year(a)} to {year(int(b))}" if a < int(b) else None
 
 year_spans = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})(?:\s?[-–—]\s?)"
-                    rf"(?P<b>{_Y}|\d\d){_AFTER}", _say_years)
-seasons = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})/(?P<b>\d\d){_AFTER}", lambda m: (
-    f"{year(int(m['a']))} {_low(m['b'])}" if (int(m["a"]) + 1) % 100 == int(m["b"]) else None), "/")
+                    rf"(?P<b>{_Y}|\d\d?){_AFTER}", _say_years)
+def _say_season(m): # 2019/20
+    a, b = int(m["a"]), m["b"]
+    if (a + 1) % 100 != int(b) % 100: return None
+    return f"{year(a)} {_low(b) if len(b) == 2 else year(int(b))}"
+
+seasons = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})/(?P<b>{_Y}|\d\d){_AFTER}", _say_season, "/")
 year_in_name = saying(rf"(?<=\b(?:[Mm]id|[Pp]re|[Pp]ost|[Ee]arly|[Ll]ate)[-‑])(?P<y>{_Y})(?![\d\p{{L}}]"
                       rf"|[.,]\d)", lambda m: year(int(m["y"])))
 
@@ -258,13 +263,13 @@ eras = saying(
     rf"(?P<b>\d{{1,4}}+))?(?!\p{{L}}|[.,]\d)"
     rf"|(?P<a>{_ERA_YEAR})(?:\s?[-–]\s?(?P<b>{_ERA_YEAR}))?\s?{_ERA})", _say_era, "BCA")
 
-# %% ../../nbs/text/04_dates.ipynb #7fc9624f
+# %% ../../nbs/text/04_dates.ipynb #1fe777f4
 # After these a number is a year unless what it counts follows.
 _STRICT = """in since until till during circa year years spring summer autumn fall winter early late mid
-    Easter Christmas copyright born died founded established est ca al season election January February
-    March April May June July August September October November December Jan Feb Mar Apr Jun Jul Aug Sept
-    Sep Oct Nov Dec Q[1-4] H[12] FY vintage dated model fl r reigned Cup Euro Olympics Games Expo Eurovision
-    Championship Championships Open"""
+    Easter Christmas Day Eve copyright born died founded established est ca al season election January
+    February March April May June July August September October November December Jan Feb Mar Apr Jun Jul
+    Aug Sept Sep Oct Nov Dec Q[1-4] H[12] FY vintage dated model fl r reigned Cup Euro Olympics Games Expo
+    Eurovision Championship Championships Open"""
 # After these only if no noun in the plural follows either.
 _LOOSE = "and or to of around by through before after from this last next back ends class c b d between"
 _COUNTED = """people men women children million billion thousand hundred dollars euros cases words steps
@@ -277,7 +282,7 @@ _NO_COUNT = """was is as has its this his does towards across series plus versus
 _NUMBERS_OF = """total average maximum minimum speed population number range sum height cost price value
     score distance out more most each"""
 
-# %% ../../nbs/text/04_dates.ipynb #0c6cb26d
+# %% ../../nbs/text/04_dates.ipynb #508ce002
 _words = lambda words: f"(?:{'|'.join(words.split())})"
 _CHAIN = rf"(?:(?:[,;]\s(?:(?:and|or)\s)?|\s(?:and|or|to|through|until)\s|\s?&\s?){_Y}{_AFTER}){{0,12}}+"
 _FOLLOWS = rf"(?!\s{_words(_COUNTED)}\b)"
@@ -287,11 +292,9 @@ def _say_chain(m):
     return regex.sub(r"\d{4}", lambda y: year(int(y[0])), m["years"])
 
 years = saying(
-    rf"(?=\d)(?:(?<=\bFY|\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
-    rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_CHAIN})"
-    rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
-    rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))",
-    _say_chain)
+    rf"(?=\d)(?<!\b{_words(_NUMBERS_OF)}\sof\s)(?:(?<=\bFY|\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)"
+    rf"(?P<years>(?:{_Y}|10(?!24)[1-9]\d){_AFTER}{_FOLLOWS}{_CHAIN})"
+    rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))", _say_chain)
 
 # %% ../../nbs/text/04_dates.ipynb #72a04b72
 _EVENTS = """Olympics Olympic Games World Cup election elections season film movie book novel album song
