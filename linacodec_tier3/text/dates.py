@@ -15,19 +15,16 @@ from .numbers import (
     ALONE, Step, cardinal, decade, number_words, ordinal, plural,
     saying, where, with_digits, year)
 
-# %% ../../nbs/text/04_dates.ipynb #8b7ac698
+# %% ../../nbs/text/04_dates.ipynb #f5a61ea7
 MONTHS = dict(Jan="January", Feb="February", Mar="March", Apr="April", May="May", Jun="June", Jul="July",
               Aug="August",
               Sep="September", Oct="October", Nov="November", Dec="December")
 WEEKDAYS = dict(Mon="Monday", Tue="Tuesday", Wed="Wednesday", Thu="Thursday", Fri="Friday", Sat="Saturday",
                 Sun="Sunday")
 _NAMES = list(MONTHS.values())
-_SHORT = ("(?:[Jj]anuary|[Ff]ebruary|March|[Aa]pril|[Jj]une|[Jj]uly|[Aa]ugust|[Ss]eptember|[Oo]ctober"
-          "|[Nn]ovember"
-          "|[Dd]ecember|JANUARY|FEBRUARY|MARCH|APRIL|JUNE|JULY|AUGUST|SEPTEMBER|OCTOBER|NOVEMBER|DECEMBER"
-          "|May|MAY"
-          "|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|JAN|FEB|MAR|APR|JUN|JUL|AUG|SEPT?|OCT|NOV"
-          "|DEC)(?![a-zA-Z])\\.?)")
+_LONG = "|".join(f"{n}|{n.upper()}" + ("" if n in ("May", "March") else f"|{n.lower()}") for n in _NAMES)
+_SHORT = (rf"(?:{_LONG}|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|JAN|FEB|MAR|APR|JUN|JUL|AUG|SEPT?"
+          r"|OCT|NOV|DEC|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec)(?![a-zA-Z])\.?)")
 _WEEKDAY = ("(?:Mon(?:day)?|Tue(?:s(?:day)?)?|Wed(?:nesday)?|Thu(?:r(?:s(?:day)?)?)?|Fri(?:day)?"
             "|Sat(?:urday)?|Sun(?:day)?)"
             "(?![a-zA-Z])\\.?")
@@ -82,12 +79,12 @@ day_first = saying(
     rf"(?:\s?[-–—]\s?(?P<to>{_DAY})(?:st|nd|rd|th)?)?[\s-](?:of\s)?(?P<month>{_SHORT})(?!\p{{L}})"
     rf"(?:(?:,?\s{{1,3}}|-)(?P<year>{_YEAR}))?+(?![\p{{L}}\d])", _say_day_first)
 
-# %% ../../nbs/text/04_dates.ipynb #97eb31ec
+# %% ../../nbs/text/04_dates.ipynb #0d486104
 def _say_in_digits(m):
     if m["iso"]: name, day, in_year = month(m["im"]), int(m["id"]), int(m["iy"])
     else:
         a, b, in_year = int(m["a"]), int(m["b"]), int(m["y"])
-        if m["mark"] == "." or a > 12: a, b = b, a
+        if a > 12 or m["mark"] == "." and b < 13: a, b = b, a
         if len(m["y"]) == 2: in_year += 1900 if in_year > 69 else 2000
         name, day = month(str(a)), b
     if not name or not 0 < day < 32: return None
@@ -210,16 +207,21 @@ durations = saying(
     r"|\d{1,3}\s?m(?:ins?)?\s?\d{1,2}\s?s(?:ecs?)?|(?<=\d\s?d\s?)\d{1,3}\s?h(?:rs?)?)"
     r"(?![\p{L}\d])", _say_duration)
 
-# %% ../../nbs/text/04_dates.ipynb #4ccd5f04
+# %% ../../nbs/text/04_dates.ipynb #0f610fde
 def _say_decade(m):
     if m["century"]: return decade(int(m["century"]))
     return decade(int(m["ten"])) if int(m["ten"]) > 10 else None
 
+_OF_ITS_TIME = """pop rock music hits songs fashion style movie movies film films era disco jazz punk rap
+    soul funk metal kid kids nostalgia party classic classics sitcom television TV cartoon cartoons band
+    bands hair"""
+_words = lambda words: f"(?:{'|'.join(words.split())})"
 _BEFORE_DECADE = r"(?:[Tt]he|[Ee]arly|[Mm]id|[Ll]ate|[Hh]is|[Hh]er|[Tt]heir|[Mm]y)[ -]"
 decades = saying(
     r"(?=['’\d])(?<![\p{L}\p{N}]|\d[.,:/])(?:(?P<century>(?:1\d|20)\d0)['’]?s|['’](?P<ten>\d0)['’]?s"
     rf"|(?<={_BEFORE_DECADE}|[2-9]0['’]?s,?\s(?:and|or|to|&)\s)(?P<ten>[2-9]00?)['’]?s"
-    r"|(?P<ten>[2-9]0)(?:['’]s|s(?=,?\s(?:and|or|to|&)\s[2-9]0['’]?s)))(?!\p{L})", _say_decade)
+    r"|(?P<ten>[2-9]0)(?:['’]s|s(?=,?\s(?:and|or|to|&)\s[2-9]0['’]?s)"
+    rf"|s(?=\s{_words(_OF_ITS_TIME)}\b)))(?!\p{{L}})", _say_decade)
 _QUOTED = r"[^'\n]{0,30}'(?:[\s.,;:!?)]|$)"  # what a quotation ends with
 short_year = saying(
     rf"(?<![\p{{L}}\p{{N}}'’])['’](?P<y>0\d|[1-9]\d)(?![\p{{L}}\d]|['’\"]|[.,:/-]\d|{_QUOTED})",
@@ -282,8 +284,7 @@ _NO_COUNT = """was is as has its this his does towards across series plus versus
 _NUMBERS_OF = """total average maximum minimum speed population number range sum height cost price value
     score distance out more most each"""
 
-# %% ../../nbs/text/04_dates.ipynb #508ce002
-_words = lambda words: f"(?:{'|'.join(words.split())})"
+# %% ../../nbs/text/04_dates.ipynb #9c65f0cf
 _CHAIN = rf"(?:(?:[,;]\s(?:(?:and|or)\s)?|\s(?:and|or|to|through|until)\s|\s?&\s?){_Y}{_AFTER}){{0,12}}+"
 _FOLLOWS = rf"(?!\s{_words(_COUNTED)}\b)"
 _PLURAL = rf"(?!\s(?!{_words(_NO_COUNT)}\b)[a-z]{{2,30}}+(?<=[^s]s)\b)"
@@ -294,7 +295,8 @@ def _say_chain(m):
 years = saying(
     rf"(?=\d)(?<!\b{_words(_NUMBERS_OF)}\sof\s)(?:(?<=\bFY|\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)"
     rf"(?P<years>(?:{_Y}|10(?!24)[1-9]\d){_AFTER}{_FOLLOWS}{_CHAIN})"
-    rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))", _say_chain)
+    rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))",
+    _say_chain)
 
 # %% ../../nbs/text/04_dates.ipynb #72a04b72
 _EVENTS = """Olympics Olympic Games World Cup election elections season film movie book novel album song
@@ -359,9 +361,9 @@ spans_of_days = saying(
     rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?)(?!\p{{L}}|\s\d)"
     rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
 
-# %% ../../nbs/text/04_dates.ipynb #a751fe48
+# %% ../../nbs/text/04_dates.ipynb #15fcc726
 _ANY_MONTH = (r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP"
-              r"|OCT|NOV|DEC|january|february|april|june|july|august|september|october|november|december)")
+              r"|OCT|NOV|DEC|jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)")
 DATES:tuple[Step, ...] = (with_digits(
     in_digits, where(_ANY_MONTH, month_first, day_first, month_year), numbered, year_month, hours, races,
     times, hours_and_minutes, military, utc, durations, eras, decades, year_spans, seasons, year_in_name,
