@@ -274,6 +274,7 @@ def _numbers(row): # "3.11" as a version is three point eleven
 
 def _version_said(m):
     "A version in words; None if it may be a date or a number in groups."
+    if m["v"] == "V" and not m["word"] and "." not in m["a"]: return None # as of an engine
     if not m["v"] and not m["word"] and _DATE_LIKE().fullmatch(m["a"]): return None
     tail = " ".join(_figures(p) if p.isdigit() else p for p in regex.findall(r"[a-z]+|[0-9]+", m["tail"]
         or ""))
