@@ -248,13 +248,13 @@ def _chunks(texts, sizes): # of texts, or of paragraphs that know their source
             start, end = known.source(at, at+len(piece)) if known else (at, at+len(piece))
             start = max(start, said)
             said = max(start, end)
-            if follows == "end" and paragraphs.more(): follows = "paragraph"
+            if follows == "end" and paragraphs.more(): follows = getattr(known, "follows", "paragraph")
             yield Chunk(piece, start, said, follows, known, at)
             sizes.count(len(piece))
             at = _SKIP.match(text, resume).end()
 
 def iter_chunks(
-    text:str|Iterable,         # what to speak, of any length; or paragraphs, which have `text` and `source`
+    text:str|Iterable,         # what to speak, of any length; or paragraphs, each a `text.spoken.SpokenText`
     max_chars:int=500,         # the most characters a chunk may have
     first_chars:int|None=None, # budget of the first chunk, from which others grow; None: `max_chars` for all
     growth:float=1.5,          # how fast they grow, see `growth_for`; only with `first_chars`

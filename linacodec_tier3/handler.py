@@ -373,7 +373,7 @@ def main() -> None:
         cfg = get_config()
         if cfg.device != "auto": resolve_device(cfg.device)
         log_to_runpod(cfg)
-        load_tts_model(cfg.default_service)
+        check_sayable("Nov. 3, $5", load_tts_model(cfg.default_service))  # the rooms of text are ready, too
         try:
             if linacodec_available(fetch=False): load_linacodec()
         except CodecUnavailable as e:
