@@ -68,8 +68,11 @@ _parts |= dict(
     ref   = r"""«edge»(?i:nos?|nr|figs?|abb|tab|eq|sec|ch|vol|art|abs|kap|bd|pp
                |jan|feb|mar|apr|jun|jul|aug|sept?|oct|okt|nov|de[cz])\.""",
     month = r"(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrhundert)",  # German writes "3. Oktober"
-    one   = r"(?:[ \t]|\r?\n)",
-    glue  = r"""(?: (?<=\.) (?: (?<=«title»)«one» | (?<=«ref»)«one»(?=\p{N}) | (?<=\p{Nd}\.)«one»(?=«month») )
+    short = r"(?<![\p{L}\p{M}\p{Nd}])\p{L}{1,4}\.",         # before a digit it is none that ends a sentence
+    roman = r"[IVXLC]{1,8}(?![\p{L}\p{M}])",
+    one   = r"(?:[ \t]{1,2}+|[ \t]?\r?\n)",
+    glue  = r"""(?: (?<=\.) (?: (?<=«title»)«one» | (?<=«ref»)«one»(?=\p{N} | «roman»)
+                              | (?<=«short»)«one»(?=\p{Nd}) | (?<=\p{Nd}\.)«one»(?=«month») )
                   | [ ] (?: (?<=\p{Nd}\)?[ ])(?=\(?\p{Nd} | [\p{Sc}%‰°]) | (?<=[\p{Sc}§№][ ])(?=\p{Nd})
                           | (?=[\p{Term}…»]++(?:«ws»|\Z)) )
                   | (?<=[-*•·.)])(?<=^[ \t]{0,8}(?:[-*•·] | \p{Nd}{1,3}[.)]))«one» )""")
