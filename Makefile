@@ -90,6 +90,7 @@ readme: $(READY) ## README.md from nbs/index.ipynb; needs Quarto on PATH
 	@command -v quarto >/dev/null || { echo "make readme: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
 	@rm -rf _proc
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_readme
+	@$(BIN)/python .ci/readme.py
 
 outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/01_config.ipynb …" for some
 	@$(BIN)/python .ci/outputs.py $(NBS)
