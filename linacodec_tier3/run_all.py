@@ -77,16 +77,19 @@ def made(
     return {n.name for n in defined} | {n.id for n in bound if id(n) not in inside} | {
         (alias.asname or alias.name).split(".")[0] for alias in imported}
 
-# %% ../nbs/14_run_all.ipynb #e63f5f93
+# %% ../nbs/14_run_all.ipynb #3410f02d
 def missing(
-    tree:ast.Module, # a cell
+    source:str, # of a cell
+    tree:ast.Module, # the same
     names:dict, # what there is when it is run
 ) -> list[str]: # packages
     "The packages that a cell cannot do without, and that are not installed."
+    lines = re.findall(r"^#\|\s*needs\s+(.+)", source, re.M)
+    told = [p for line in lines for p in line.split() if not is_there(p)]
     imported = [p for node in tree.body for p in packages(node) if not is_there(p)]
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} - made(tree)
     absent = [names[name].package for name in sorted(used) if isinstance(names.get(name), Absent)]
-    return list(dict.fromkeys(imported + absent))
+    return list(dict.fromkeys(told + imported + absent))
 
 
 def without_missing(
@@ -134,7 +137,7 @@ def show_again(
             data = {kind: v if kind.endswith("json") else _text(v) for kind, v in out["data"].items()}
             shell.display_pub.publish(data, metadata=out.get("metadata") or {})
 
-# %% ../nbs/14_run_all.ipynb #6d52e9fe
+# %% ../nbs/14_run_all.ipynb #5759b120
 def needs(
     source:str, # of a cell
     names:dict, # what there is when it is run
@@ -143,7 +146,7 @@ def needs(
     if found := marked(source, set(os.environ.get("FLAGS", "").split())): return found
     try: tree = ast.parse(source)
     except SyntaxError: return []  # a magic or a shell line
-    lost = missing(tree, names)
+    lost = missing(source, tree, names)
     if lost and all(map(packages, tree.body)): return []
     return [brought_by(package) for package in lost]
 
@@ -161,10 +164,10 @@ def leave_out(
     show_again(outputs, shell)
     if marked(source): return
     tree = ast.parse(source)
-    lost = missing(tree, names)
+    lost = missing(source, tree, names)
     for name in made(tree) - names.keys(): names[name] = Absent(lost[0])
 
-# %% ../nbs/14_run_all.ipynb #c554df1f
+# %% ../nbs/14_run_all.ipynb #ce38dd15
 def load_ipython_extension(
     shell, # IPython's
 ) -> None: # cells are looked at from now on
@@ -175,6 +178,6 @@ def load_ipython_extension(
         if needs(source, shell.user_ns): return [instead]
         try: tree = ast.parse(source)
         except SyntaxError: return lines
-        if not missing(tree, shell.user_ns): return lines
+        if not missing(source, tree, shell.user_ns): return lines
         return without_missing(tree, source).splitlines(keepends=True)
     if hasattr(shell, "kernel"): shell.input_transformers_cleanup.append(look)

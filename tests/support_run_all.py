@@ -34,5 +34,5 @@ def asks_for_more(
 ) -> bool: # True: it has to begin with `%load_ext linacodec_tier3.run_all`
     "Whether some cell is marked, or imports what the `notebook` extra does not bring."
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    mark = re.compile(r"^#\|\s*(slow|gpu|weights|eval:\s*false)\s*$", re.M)
+    mark = re.compile(r"^#\|\s*(slow|gpu|weights|needs .+|eval:\s*false)\s*$", re.M)
     return any(map(mark.search, sources)) or any(extras() & set(imported(source)) for source in sources)
