@@ -57,9 +57,10 @@ def left_out(cell): # of a notebook that has been run
 def shown(outputs): # -> kinds of data and texts, in order; notes that a cell was left out apart
     "What a cell shows, whoever shows it."
     text = lambda value: value if isinstance(value, str) else "".join(value or ())
-    found = [{kind: text(v) for kind, v in out.get("data", {}).items()} or text(out["text"]) for out in outputs]
-    noted = lambda data: isinstance(data, dict) and data.get("text/plain", "").startswith(LEFT_OUT)
-    return [data for data in found if not noted(data)]
+    data = lambda out: {kind: text(v) for kind, v in out.get("data", {}).items()}
+    found = [data(out) or text(out["text"]) for out in outputs]
+    noted = lambda found: isinstance(found, dict) and found.get("text/plain", "").startswith(LEFT_OUT)
+    return [one for one in found if not noted(one)]
 
 
 def check_kept(

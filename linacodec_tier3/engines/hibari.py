@@ -13,7 +13,8 @@ from ..tts import EngineError
 class HibariEngine:
     "The embedded neural English voice."
     name, rate, speeds = "hibari", 24_000, (0.5, 2.0)
-    copies_voices, options = False, ()
+    copies_voices, options, languages = False, (), ("en",)
+    pauses = {"sentence": None, "clause": 0.09, "paragraph": 0.94}  # as `speech.pauses` measures them
 
     def __init__(self):
         self._models, self._loading = {}, threading.Lock()

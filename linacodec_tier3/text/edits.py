@@ -11,10 +11,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 # %% ../../nbs/text/00_edits.ipynb #60a9bdba
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(NamedTuple):
     "A piece of a text to say, and where it stands in the original."
     text:str # what is said; never empty
     start:int # index of its first character in the original
@@ -39,7 +39,7 @@ class Skipped:
 
 # %% ../../nbs/text/00_edits.ipynb #24234950
 BLOT = "\ue000"  # in `open`, each character of what is final; a private one, which no text to say holds
-Edit = tuple[int, int, str]  # replace text[a:b] by this
+Edit = tuple[int, int, str] | tuple[int, int, str, str]  # replace text[a:b] by this; report it with a reason
 
 class Draft:
     "A text to say, where its stretches stand in the original, and what of that is not said. Never changes."
@@ -63,12 +63,20 @@ class Draft:
 
 # %% ../../nbs/text/00_edits.ipynb #bf8f5e1a
 def _parts(draft, a, b): # the stretches of text[a:b]
-    ends, at = draft._ends, bisect_right(draft._ends, a)
+    made, ends, at = [], draft._ends, bisect_right(draft._ends, a)
     while a < b:
-        s = draft.stretches[at]
-        start = ends[at] - len(s.text)
-        yield s.cut(a - start, min(b, ends[at]) - start)
-        a, at = ends[at], at + 1
+        s, end = draft.stretches[at], ends[at]
+        start = end - len(s.text)
+        made.append(s if a == start and end <= b else s.cut(a - start, min(b, end) - start))
+        a, at = end, at + 1
+    return made
+
+def _place(draft, a, b): # of text[a:b] in the original
+    parts = _parts(draft, a, b)
+    if len(parts) == 1: return parts[0].start, parts[0].end
+    if parts: return min(p.start for p in parts), max(p.end for p in parts)
+    before = [s.end for s in _parts(draft, a - 1, a)] if a else [s.start for s in draft.stretches[:1]]
+    return (before or [0])[0], (before or [0])[0]
 
 def source(
     draft:Draft, # or anything with its stretches
@@ -76,29 +84,25 @@ def source(
     b:int, # index after the last character
 ) -> tuple[int, int]: # (start, end) in the original; of what was added, a place between two characters
     "Where a stretch of what is said stands in the original."
-    places = [(s.start, s.end) for s in _parts(draft, a, b)]
-    if places: return min(p[0] for p in places), max(p[1] for p in places)
-    before = [s.end for s in _parts(draft, a - 1, a)] if a else [s.start for s in draft.stretches[:1]]
-    return (before or [0])[0], (before or [0])[0]
+    return _place(draft, max(0, a), min(b, len(draft.text)))
 
 # %% ../../nbs/text/00_edits.ipynb #65ebc222
 def edited(
     draft:Draft, # to begin with
     edits:Iterable[Edit], # (a, b, what to say instead), ascending; may not overlap
     final:bool=True, # whether what they say is final; False for cleaning
-    why:str="", # with it, what is taken away is reported as skipped
+    why:str="", # with it, what is taken away is reported as skipped; an edit may have a reason of its own
 ) -> Draft: # a new one
     "A draft with stretches of it replaced."
     made, skipped, at = [], list(draft.skipped), 0
-    for a, b, said in edits:
+    for a, b, said, *reason in edits:
         if a < at: raise ValueError(f"edits overlap or are not in order at {a}")
-        made.extend(_parts(draft, at, a))
-        place = source(draft, a, b)
+        if at < a: made += _parts(draft, at, a)
+        place = _place(draft, a, b)
         if said: made.append(Stretch(said, *place, False, final))
-        if why: skipped.append(Skipped(*place, why))
+        if reason or why: skipped.append(Skipped(*place, reason[0] if reason else why))
         at = b
-    made.extend(_parts(draft, at, len(draft.text)))
-    return Draft(made, skipped)
+    return Draft(made + _parts(draft, at, len(draft.text)), skipped)
 
 # %% ../../nbs/text/00_edits.ipynb #40807a86
 Say = Callable[[regex.Match], str | None]
