@@ -23,7 +23,7 @@ GROUPS = (
     ("Guides", ("3?_*.ipynb", "2?_*.ipynb")),
     ("The worker, settings to engines", (
         "01_*.ipynb", "02_*.ipynb", "text/*.ipynb", "04_*.ipynb", "05_*.ipynb", "engines/*.ipynb",
-        "weights/*.ipynb")),
+        "speech/*.ipynb", "weights/*.ipynb")),
     ("The worker, request to answer", (
         "contract/*.ipynb", "07_*.ipynb", "08_*.ipynb", "09_*.ipynb", "10_*.ipynb")),
     ("Beside the worker", ("local/*.ipynb", "1?_*.ipynb")),
