@@ -7,12 +7,12 @@ __all__ = ['NOUN_AFTER', 'ARTICLE_BEFORE', 'money_before', 'money_after', 'cents
            'feet_and_inches', 'coordinates', 'by', 'lines', 'times_as_much', 'big_numbers', 'AMOUNTS', 'price', 'units',
            'unit_words', 'inches']
 
-# %% ../../nbs/text/04_amounts.ipynb #7b200f6f
+# %% ../../nbs/text/04_amounts.ipynb #1b794b0a
 import regex
 from functools import cache
 from .edits import BLOT, Draft, edited
 from .numbers import (
-    ALONE, PLAIN_NUMBER, QUANTITY, SIGN, SIGNS, Step, cardinal, halves, is_one, number_words, plural,
+    ALONE, PLAIN_NUMBER, QUANTITY, SIGN, SIGNS, Step, any_of, cardinal, halves, is_one, number_words, plural,
     quantity, saying, with_digits)
 
 # %% ../../nbs/text/04_amounts.ipynb #b3228cf2
@@ -117,13 +117,11 @@ def _per(m): # $5/month
     after = m["per"]
     return f" per {_PER.get(after, after)}" if after else ""
 
-# %% ../../nbs/text/04_amounts.ipynb #8b63f31d
-def _alternatives(words): return "|".join(regex.escape(w) for w in sorted(words, key=len, reverse=True))
-
+# %% ../../nbs/text/04_amounts.ipynb #9f0ac2a8
 _MONEY_NUMBER = rf"(?:{_EURO}|{PLAIN_NUMBER})"
 _SIZE = (rf"(?:\s?(?P<size>thousand|million|billion|trillion|hundred)(?!\p{{L}})|\s?"
-         rf"(?P<size>{_alternatives(SIZES)})(?![\p{{L}}\d]))")
-_UP_TO = (rf"(?:\s?[-–—]\s?(?P<mark2>{_alternatives(BEFORE)})?\s?(?P<b>{_MONEY_NUMBER})(?!\d|-\d)"
+         rf"(?P<size>{any_of(SIZES)})(?![\p{{L}}\d]))")
+_UP_TO = (rf"(?:\s?[-–—]\s?(?P<mark2>{any_of(BEFORE)})?\s?(?P<b>{_MONEY_NUMBER})(?!\d|-\d)"
           rf"(?:{_SIZE.replace('<size>', '<size2>')})?)?+")
 _PER_UNIT = r"(?:\s?/\s?(?P<per>[A-Za-z]{1,12}+)(?![\p{L}\d]))?+"
 
@@ -146,15 +144,15 @@ def _up_to(a, size, b, size2, say): # ten to twenty dollars
     pennies = "." in _american(a) and not (size or size2)
     return f"{say(a, size) if pennies else low} to {say(b, size2)}"
 
-# %% ../../nbs/text/04_amounts.ipynb #75f2ebab
+# %% ../../nbs/text/04_amounts.ipynb #d276ff4a
 money_before = saying(
-    rf"(?P<sign>{SIGN})(?P<article>{ARTICLE_BEFORE})?(?<![\p{{L}}\p{{N}}])(?P<mark>{_alternatives(BEFORE)}|"
-    rf"(?:{_alternatives(CODES)})(?=[\s\d]))"
+    rf"(?=[^a-z\s.,;:!?])(?P<sign>{SIGN})(?P<article>{ARTICLE_BEFORE})?(?<![\p{{L}}\p{{N}}])(?P<mark>{any_of(BEFORE)}|"
+    rf"(?:{any_of(CODES)})(?=[\s\d]))"
     rf"[\s\u202f]?(?P<sign2>[-−]?)(?P<a>{_MONEY_NUMBER})(?:{_SIZE})?{_UP_TO}(?:\s(?P<usd>USD|CAD|AUD|NZD|HKD"
     rf"|SGD)(?!\p{{L}}))?"
     rf"(?:{_SWISS})?(?P<plus>\+(?![\d\p{{L}}]))?+{_PER_UNIT}(?P<noun>{NOUN_AFTER})?", _say_price)
 
-# %% ../../nbs/text/04_amounts.ipynb #81e21408
+# %% ../../nbs/text/04_amounts.ipynb #222d497d
 def _say_price_after(m):
     code = BEFORE.get(m["mark"]) or CODES.get(m["mark"]) or AFTER.get(m["mark"])
     one = m["article"] is not None and m["noun"] is not None and not m["per"]
@@ -165,7 +163,7 @@ def _say_price_after(m):
 money_after = saying(
     rf"{ALONE}(?P<article>{ARTICLE_BEFORE})?(?P<sign>{SIGN})(?P<a>{_MONEY_NUMBER})(?:\s?[-–—]\s?"
     rf"(?P<b>{_MONEY_NUMBER}))?(?:{_SIZE})?[\s\u202f]?"
-    rf"(?P<mark>[$€£¥₹₩₽₴₿₺₪₫฿₦₱]|(?:{_alternatives({**CODES, **AFTER})})(?!\p{{L}}))(?!\d){_PER_UNIT}"
+    rf"(?P<mark>[$€£¥₹₩₽₴₿₺₪₫฿₦₱]|(?:{any_of({**CODES, **AFTER})})(?!\p{{L}}))(?!\d){_PER_UNIT}"
     rf"(?P<noun>{NOUN_AFTER})?", _say_price_after)
 
 def _say_cents(m):
@@ -275,7 +273,7 @@ def unit_words(
     stem, power = regex.fullmatch(r"(.*?)(\^?[²³23])", written).groups()
     return POWERS[power] + unit_words(stem, one)
 
-# %% ../../nbs/text/04_amounts.ipynb #631e1d48
+# %% ../../nbs/text/04_amounts.ipynb #05909bba
 _POWERED = "[kcdmµμn]?m|ft|in|yd|mi"
 _BLANK_NEEDED = ("K", "t", "PS", "VA", "M", "pt", "pts", "mo", "us", "ly", "MP", "doz")
 _NEVER_ALONE = ("in", "us", "M", "mo", "pt")
@@ -284,10 +282,10 @@ _NEVER_ALONE = ("in", "us", "M", "mo", "pt")
 def _unit_pattern():
     plain = [u for u in units() if u not in (*_BLANK_NEEDED, "in", "°", "º", "%", "‰", "h", "bps.")]
     area = rf"(?:{_POWERED})\s?(?:\^?[²³]|\^[23]|(?<=m)[23])(?!\d)"
-    per = rf"(?:{area}|{_alternatives([u for u in plain if '/' not in u] + ['h', 'd', 's', '100 km'])})"
-    spaced = _alternatives([u for u in _BLANK_NEEDED if u not in _NEVER_ALONE])
-    return (rf"(?:(?:{area}|{_alternatives(plain)})(?:/(?:s[²³]|sec[²³]|(?:{_POWERED})[²³23]"
-            rf"(?!\d)|{_alternatives([*units()])})(?![\p{{L}}\d]))?"
+    per = rf"(?:{area}|{any_of([u for u in plain if '/' not in u] + ['h', 'd', 's', '100 km'])})"
+    spaced = any_of([u for u in _BLANK_NEEDED if u not in _NEVER_ALONE])
+    return (rf"(?:(?:{area}|{any_of(plain)})(?:/(?:s[²³]|sec[²³]|(?:{_POWERED})[²³23]"
+            rf"(?!\d)|{any_of([*units()])})(?![\p{{L}}\d]))?"
             rf"|h|(?<=\s)(?:{spaced})|in(?=\.)|(?<=-)in|(?<=[\d.½¼¾]\s)in(?=\s(?:tall|wide|long|deep|high"
             rf"|thick|by|x|×)\b))(?![\p{{L}}\d²³])|[°º%‰](?![\p{{L}}\d])")
 
@@ -357,7 +355,7 @@ coordinates = saying(
     rf"(?:(?P<sec>\d{{1,2}}(?:\.\d{{1,9}}+)?)\s?(?:[\"″”]|''))?)?\s?(?:(?P<point>[NS][EW]|[NSEW])"
     rf"(?!\p{{L}}))?", _say_point, "°º")
 
-# %% ../../nbs/text/04_amounts.ipynb #90b4f5d9
+# %% ../../nbs/text/04_amounts.ipynb #d16df807
 _SCREENS = (r"(?:1920|1280|3840|2560|1024|640|800|1366|7680|1600|4096|5120|320)\s[x×]\s(?:1080|720|2160|1440"
             r"|768|480|600|4320|900|2880|240)")
 
@@ -368,7 +366,7 @@ def _say_by(m):
 
 by = saying(rf"{ALONE}(?:{_SCREENS}|{PLAIN_NUMBER}[x×X]{PLAIN_NUMBER}(?:[x×X]{PLAIN_NUMBER})?+"
             rf"(?![x×]?\d|⁻|[⁰¹²³⁴-⁹]|\^))(?!\p{{L}})", _say_by, "x×X")
-lines = saying(r"(?<![\p{L}\p{N}]|\d[.,])(?P<n>480|576|720|1080|1440|2160|4320)(?P<how>[pi])(?=\d\d(?!\d)|"
+lines = saying(r"(?=[4-7124])(?<![\p{L}\p{N}]|\d[.,])(?P<n>480|576|720|1080|1440|2160|4320)(?P<how>[pi])(?=\d\d(?!\d)|"
                r"(?![\p{L}\d]))",
                lambda m: f"{halves(int(m['n']))} {m['how']} ")
 def _say_times(m):

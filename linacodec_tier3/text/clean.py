@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['clean', 'paused']
 
-# %% ../../nbs/text/01_clean.ipynb #1beddac1
+# %% ../../nbs/text/01_clean.ipynb #02f5818a
 import regex, unicodedata
-from functools import cache, lru_cache
+from functools import lru_cache
 from .edits import Draft, edited, put
+from os.path import commonprefix
 
 # %% ../../nbs/text/01_clean.ipynb #ea6f5da6
 _LOOK_ALIKES = {
@@ -97,19 +98,21 @@ def _composed(draft): # a draft in form C, without heaps of accents
         draft = put(draft, _CLUSTERS, lambda m: unicodedata.normalize("NFC", m[0]), final=False)
     return put(draft, _STACKED, "", final=False) if marks else draft
 
-# %% ../../nbs/text/01_clean.ipynb #a5e329fd
+# %% ../../nbs/text/01_clean.ipynb #3fdb1c25
 _SUSPECT = regex.compile(r"[ÂÃâÄÅÎÏÐÑØÙà-ãïðŸă][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|[ÃÂ] ")
 
-def _restored(line): # edits that turn a line back, at the word if its words are as many as before
+def _restored(line): # edits that turn a line back, word by word if they are as many as before
     import ftfy
     right = ftfy.fix_encoding(line)
     if right == line: return
     old, new = line.split(" "), right.split(" ")
-    while old and new and old[-1] == new[-1]: old.pop(), new.pop()
     if len(old) != len(new): old, new = [" ".join(old)], [" ".join(new)]
     at = 0
     for before, after in zip(old, new):
-        if before != after: yield at, at + len(before), after
+        if before != after:
+            head = len(commonprefix([before, after]))
+            tail = len(commonprefix([before[head:][::-1], after[head:][::-1]]))
+            yield at + head, at + len(before) - tail, after[head:len(after) - tail]
         at += len(before) + 1
 
 def _suspects(text): # the lines with such sequences in them, each once

@@ -48,7 +48,7 @@ def date(
     "A date in words, the month first."
     return f"{name} {ordinal(day)}" + (f", {year(in_year)}" if in_year else "")
 
-# %% ../../nbs/text/04_dates.ipynb #19f53ce9
+# %% ../../nbs/text/04_dates.ipynb #bc15efa5
 def _day_before(m): # the weekday in front
     return f"{WEEKDAYS[m['week'][:3].title()]}{m['comma'] or ''} " if m["week"] else ""
 
@@ -59,7 +59,7 @@ def _say_month_first(m):
     if m["to"]: to = f" to {month(m['month2']) + ' ' if m['month2'] else ''}{ordinal(int(m['to']))}"
     return f"{_day_before(m)}{month(m['month'])} {ordinal(int(m['day']))}{to}{_year_after(m)}"
 
-_BEFORE = rf"(?<![\p{{L}}\p{{N}}{BLOT}])(?:(?P<week>{_WEEKDAY})(?P<comma>,?)\s+)?"
+_BEFORE = rf"(?=[\dA-Zjfasond])(?<![\p{{L}}\p{{N}}{BLOT}])(?:(?P<week>{_WEEKDAY})(?P<comma>,?)\s+)?"
 month_first = saying(
     rf"{_BEFORE}(?P<month>{_SHORT})\s{{1,3}}(?P<day>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}})"
     rf"(?:\s?(?:[-–—]|to)\s?(?:(?P<month2>{_SHORT})\s)?(?P<to>{_DAY})(?:st|nd|rd|th)?(?!\p{{L}}))?"
@@ -78,7 +78,7 @@ day_first = saying(
     rf"(?:\s?[-–—]\s?(?P<to>{_DAY})(?:st|nd|rd|th)?)?[\s-](?:of\s)?(?P<month>{_SHORT})(?!\p{{L}})"
     rf"(?:(?:,?\s{{1,3}}|-)(?P<year>{_YEAR}))?+(?![\p{{L}}\d])", _say_day_first)
 
-# %% ../../nbs/text/04_dates.ipynb #143d5e7d
+# %% ../../nbs/text/04_dates.ipynb #d3e59507
 def _say_in_digits(m):
     if m["iso"]: name, day, in_year = month(m["im"]), int(m["id"]), int(m["iy"])
     else:
@@ -91,14 +91,14 @@ def _say_in_digits(m):
     return date(day, name, in_year) + time + {"Z": " U T C"}.get(m["zone"], "")
 
 in_digits = saying(
-    r"(?<![\p{L}\p{N}]|\d[.,:/-])(?:(?P<iso>(?P<iy>[12]\d{3})(?P<imark>[-/.‑])(?P<im>\d\d)(?P=imark)"
+    r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/-])(?:(?P<iso>(?P<iy>[12]\d{3})(?P<imark>[-/.‑])(?P<im>\d\d)(?P=imark)"
     r"(?P<id>\d\d))"
     r"(?:T(?P<h>\d\d):(?P<min>[0-5]\d)(?::(?P<sec>[0-5]\d)(?:\.\d{1,9}+)?)?(?P<zone>Z)?)?"
     r"|(?P<a>\d{1,2})(?:(?P<mark>[/.])(?P<b>\d{1,2})(?P=mark)(?P<y>[12]\d{3})|(?P<mark>[-/])(?P<b>\d\d?)"
     r"(?P=mark)(?P<y>\d{4}|\d\d)))"
     r"(?![\p{L}\d]|[-/:.,]\d)", _say_in_digits)
 
-# %% ../../nbs/text/04_dates.ipynb #9dcf462c
+# %% ../../nbs/text/04_dates.ipynb #00ee5731
 def _say_numbered(m): # on 11/27
     name, day = month(m["a"]), int(m["b"])
     return date(day, name) if name and 0 < day < 32 and (m["a"], m["b"]) != ("9", "11") else None
@@ -110,7 +110,7 @@ def _say_year_month(m): # 2026-11, which is a month unless it is two years
 numbered = saying(r"(?<=\b(?:[Oo]n|[Bb]y|[Uu]ntil|[Ss]ince|[Dd]ue|[Dd]ated|[Ff]rom) )(?P<a>\d\d?)/"
                   r"(?P<b>\d\d?)(?![\d/]|[.,]\d| of\b)",
                 _say_numbered, "/")
-year_month = saying(r"(?<![\p{L}\d]|\d[.,:/-])(?P<y>1[5-9]\d\d|20\d\d)-(?P<m>0[1-9]|1[0-2])"
+year_month = saying(r"(?=\d)(?<![\p{L}\d]|\d[.,:/-])(?P<y>1[5-9]\d\d|20\d\d)-(?P<m>0[1-9]|1[0-2])"
                     r"(?![\p{L}\d]|[-/:.,]\d)", _say_year_month, "-")
 
 # %% ../../nbs/text/04_dates.ipynb #503e0630
@@ -127,7 +127,7 @@ def clock(
     if second: words += f" and {cardinal(second)} second{'s' if second > 1 else ''}"
     return words + (f" {half}" if half else "")
 
-# %% ../../nbs/text/04_dates.ipynb #9cfacc3d
+# %% ../../nbs/text/04_dates.ipynb #9c90baf8
 STOP_STAYS = rf"(?=\s*$|[\"”’)\]]*\s+(?!{_SHORT}|{_WEEKDAY}|[A-Z]{{2,}})[\"“‘(\[]*[A-Z])"
 _HALF = (rf"\s?(?:(?P<half>[AaPp])(?:[Mm](?![\p{{L}}\d])|\.\s?[Mm](?:(?P<end>\.{STOP_STAYS})|\.|"
          rf"(?![\p{{L}}\d]))))")
@@ -143,10 +143,10 @@ def _say_time(m):
     return words + to + ("." if m["end"] else "")
 
 times = saying(
-    rf"(?<![\p{{N}}{BLOT}]|\d[.,:/]){_TIME}(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
+    rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/]){_TIME}(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
     rf"(?![:.,]?\d|[-–/]\d)(?:{_HALF})?+", _say_time, ":")
 
-# %% ../../nbs/text/04_dates.ipynb #8e9a524a
+# %% ../../nbs/text/04_dates.ipynb #6b431dbe
 def _say_hours(m):
     words = cardinal(int(m["h"])) if not m["m"] else clock(int(m["h"]), int(m["m"]), 0, "x")[:-2]
     words += {"a": " a m", "p": " p m", "": ""}[(m["first"] or "").lower()]
@@ -154,7 +154,7 @@ def _say_hours(m):
     return f"{words} {_half(m)}{'.' if m['end'] else ''}"
 
 hours = saying(
-    rf"(?<![\p{{N}}{BLOT}]|\d[.,:/])(?P<h>1[0-2]|0?[1-9])(?::(?P<m>[0-5]\d))?"
+    rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/])(?P<h>1[0-2]|0?[1-9])(?::(?P<m>[0-5]\d))?"
     rf"(?:\s?(?:(?P<first>[AaPp])\.?[Mm]\.?)?\s?(?:[-–—]|to(?=\s))\s?(?P<to>1[0-2]|0?[1-9])(?::"
     rf"(?P<tom>[0-5]\d))?)?(?:{_HALF})", _say_hours)
 
@@ -173,7 +173,7 @@ def _say_utc(m):
 utc = saying(r"(?P<zone>UTC|GMT)\s?(?P<sign>[-−–+])(?P<h>\d{1,2})(?::?(?P<m>[0-5]\d))?"
              r"(?![\d:])", _say_utc, "CT")
 
-# %% ../../nbs/text/04_dates.ipynb #d8bddde7
+# %% ../../nbs/text/04_dates.ipynb #2650b963
 _SPANS = dict(d="day", h="hour", m="minute", s="second")
 
 def _say_duration(m):
@@ -181,18 +181,18 @@ def _say_duration(m):
     return " ".join(f"{cardinal(int(n))} {_SPANS[u]}{'' if int(n) == 1 else 's'}" for n, u in pieces)
 
 durations = saying(
-    r"(?<![\p{L}\p{N}]|\d[.,:/])(?:\d{1,3}\s?d\s?(?=\d))?(?:\d{1,3}\s?h(?:rs?|ours?)?\s?(?:\d{1,2}\s?m"
+    r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/])(?:\d{1,3}\s?d\s?(?=\d))?(?:\d{1,3}\s?h(?:rs?|ours?)?\s?(?:\d{1,2}\s?m"
     r"(?:ins?)?(?:\s?\d{1,2}\s?s(?:ec)?)?)"
     r"|\d{1,3}\s?m(?:ins?)?\s?\d{1,2}\s?s(?:ecs?)?|(?<=\d\s?d\s?)\d{1,3}\s?h(?:rs?)?)"
     r"(?![\p{L}\d])", _say_duration)
 
-# %% ../../nbs/text/04_dates.ipynb #b119d53c
+# %% ../../nbs/text/04_dates.ipynb #85f541a8
 def _say_decade(m):
     if m["century"]: return decade(int(m["century"]))
     return decade(int(m["ten"])) if int(m["ten"]) > 10 else None
 
 decades = saying(
-    r"(?<![\p{L}\p{N}]|\d[.,:/])(?:(?P<century>(?:1\d|20)\d0)['’]?s|['’](?P<ten>\d0)['’]?s"
+    r"(?=['’\d])(?<![\p{L}\p{N}]|\d[.,:/])(?:(?P<century>(?:1\d|20)\d0)['’]?s|['’](?P<ten>\d0)['’]?s"
     r"|(?<=(?:[Tt]he|[Ee]arly|[Mm]id|[Ll]ate|[Hh]is|[Hh]er|[Tt]heir|[Mm]y|[Ii]n)[ -])(?P<ten>[2-9]0)['’]?s)"
     r"(?!\p{L})", _say_decade)
 short_year = saying(r"(?<![\p{L}\p{N}'’])['’](?P<y>0\d|[1-9]\d)(?![\p{L}\d])(?!['’\"])", lambda m: (
@@ -214,7 +214,7 @@ seasons = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})/(?P<b>\d\d){_A
 year_in_name = saying(rf"(?<=\b(?:[Mm]id|[Pp]re|[Pp]ost|[Ee]arly|[Ll]ate)[-‑])(?P<y>{_Y})(?![\d\p{{L}}]"
                       rf"|[.,]\d)", lambda m: year(int(m["y"])))
 
-# %% ../../nbs/text/04_dates.ipynb #684a97f7
+# %% ../../nbs/text/04_dates.ipynb #6e5d74c9
 _ERA = (rf"(?:(?P<era>BCE|BC|AD|CE|BP|AH)(?!\p{{L}})|(?P<era>B\.\s?C\.\s?E|B\.\s?C|A\.\s?D|C\.\s?E)(?:"
         rf"(?P<end>\.{STOP_STAYS})|\.|(?!\p{{L}})))")
 
@@ -226,7 +226,7 @@ def _say_era(m):
 
 _ERA_YEAR = r"(?:\d{1,2},\d{3}|\d{1,5}+)"
 eras = saying(
-    rf"(?<![\p{{L}}\p{{N}}]|\d[.,:/])(?:(?P<first>)(?P<era>AD|A\.\s?D\.)\s?(?P<a>\d{{1,4}}+)(?:\s?[-–]\s?"
+    rf"(?=[\dA])(?<![\p{{L}}\p{{N}}]|\d[.,:/])(?:(?P<first>)(?P<era>AD|A\.\s?D\.)\s?(?P<a>\d{{1,4}}+)(?:\s?[-–]\s?"
     rf"(?P<b>\d{{1,4}}+))?(?!\p{{L}}|[.,]\d)"
     rf"|(?P<a>{_ERA_YEAR})(?:\s?[-–]\s?(?P<b>{_ERA_YEAR}))?\s?{_ERA})", _say_era, "BCA")
 
@@ -248,23 +248,23 @@ _NO_COUNT = """was is as has its this his does towards across series plus versus
 _NUMBERS_OF = """total average maximum minimum speed population number range sum height cost price value
     score distance out more most each"""
 
-# %% ../../nbs/text/04_dates.ipynb #4452c2be
-_any_of = lambda words: f"(?:{'|'.join(words.split())})"
+# %% ../../nbs/text/04_dates.ipynb #8d504ffc
+_words = lambda words: f"(?:{'|'.join(words.split())})"
 _CHAIN = rf"(?:(?:,\s(?:(?:and|or)\s)?|\s(?:and|or|to|through|until)\s|\s?&\s?){_Y}{_AFTER}){{0,12}}+"
-_FOLLOWS = rf"(?!\s{_any_of(_COUNTED)}\b)"
-_PLURAL = rf"(?!\s(?!{_any_of(_NO_COUNT)}\b)[a-z]{{2,30}}+(?<=[^s]s)\b)"
+_FOLLOWS = rf"(?!\s{_words(_COUNTED)}\b)"
+_PLURAL = rf"(?!\s(?!{_words(_NO_COUNT)}\b)[a-z]{{2,30}}+(?<=[^s]s)\b)"
 
 def _say_chain(m):
     return regex.sub(r"\d{4}", lambda y: year(int(y[0])), m["years"])
 
 years = saying(
-    rf"(?:(?<=\b(?i:{_any_of(_STRICT)})(?:\.|\.?[,:])?\s)(?<!\b{_any_of(_NUMBERS_OF)}\sof\s)"
+    rf"(?=\d)(?:(?<=\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
     rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_CHAIN})"
-    rf"|(?<=\b(?i:{_any_of(_LOOSE)})(?:\.|\.?,)?\s)(?<!\b{_any_of(_NUMBERS_OF)}\sof\s)"
+    rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
     rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))",
     _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #2a1f7de3
+# %% ../../nbs/text/04_dates.ipynb #9f713e1e
 _EVENTS = """Olympics Olympic Games World Cup election elections season film movie book novel album song
     report census budget campaign edition model version study survey paper recession crisis war revolution
     earthquake tournament championship Super Summer Winter Grand Tour presidential midterm fiscal calendar
@@ -272,22 +272,22 @@ _EVENTS = """Olympics Olympic Games World Cup election elections season film mov
 _VERBS = "was is will saw has had brought marked became began ended would proved turned also and to"
 
 years_around = saying(
-    rf"(?:(?<=\([^()\d]{{0,40}})(?P<years>{_Y}{_CHAIN}[a-d]?)(?=\)|,\s|;)|(?<=©\s?|\([Cc]\)\s)"
+    rf"(?=\d)(?:(?<=\([^()\d]{{0,40}})(?P<years>{_Y}{_CHAIN}[a-d]?)(?=\)|,\s|;)|(?<=©\s?|\([Cc]\)\s)"
     rf"(?P<years>{_Y}{_AFTER}{_CHAIN})"
     rf"|(?<=\p{{L}}['’]s?\s)(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL})"
-    rf"|(?<=\b[TtAa](?:he)?\s)(?P<years>{_Y})(?=\s[A-Z][a-z]|\s{_any_of(_EVENTS)}\b)"
-    rf"|(?<![\p{{L}}\p{{N}}$€£¥#]|\d[.,:/-])(?P<years>{_Y})(?=\s{_any_of(_EVENTS)}\b|[-‑]born\b)"
-    rf"|(?<=^|[.!?]\s)(?P<years>{_Y})(?=\s{_any_of(_VERBS)}\b)"
+    rf"|(?<=\b[TtAa](?:he)?\s)(?P<years>{_Y})(?=\s[A-Z][a-z]|\s{_words(_EVENTS)}\b)"
+    rf"|(?<![\p{{L}}\p{{N}}$€£¥#]|\d[.,:/-])(?P<years>{_Y})(?=\s{_words(_EVENTS)}\b|[-‑]born\b)"
+    rf"|(?<=^|[.!?]\s)(?P<years>{_Y})(?=\s{_words(_VERBS)}\b)"
     rf"|(?<=\b\p{{Lu}}\p{{L}}{{1,20}},\s)(?P<years>{_Y})(?=\)|[.,;:]?(?:\s|$)){_FOLLOWS}{_PLURAL})",
     _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #fb81032f
+# %% ../../nbs/text/04_dates.ipynb #a108484e
 def _say_month_year(m):
     return f"{month(m['month'])}{m['of'] or ''} {year(int(m['year']))}"
 
-month_year = saying(rf"(?<![\p{{L}}\p{{N}}{BLOT}])(?P<month>{_SHORT}),?(?P<of>\sof)?\s"
+month_year = saying(rf"(?=[A-Zjfasond])(?<![\p{{L}}\p{{N}}{BLOT}])(?P<month>{_SHORT}),?(?P<of>\sof)?\s"
                     rf"(?P<year>{_Y}){_AFTER}", _say_month_year)
-week_before = saying(rf"(?<![\p{{L}}\p{{N}}])(?P<week>(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
+week_before = saying(rf"(?=[MTWFS])(?<![\p{{L}}\p{{N}}])(?P<week>(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
                      rf"(?!\p{{L}})\.?)(?P<comma>,?)(?=\s[{BLOT}\d])",
                    lambda m: WEEKDAYS[m["week"][:3]] + m["comma"])
 DATES:tuple[Step, ...] = (with_digits(

@@ -29,7 +29,7 @@ ARROWS = {"→": "to", "⟶": "to", "➔": "to", "➜": "to", "⇒": "to", "->":
 COMPARED = {"<": "less than", ">": "greater than", "≤": "at most", "≥": "at least", "<=": "at most",
             ">=": "at least", "≈": "about"}
 
-# %% ../../nbs/text/04_formulas.ipynb #7e88c49f
+# %% ../../nbs/text/04_formulas.ipynb #7914670b
 RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹", "₀₁₂₃₄₅₆₇₈₉"
 _PLAIN = str.maketrans(RAISED + LOWERED + "⁺⁻₊₋ⁿ", "0123456789" * 2 + "+-+-n")
 
@@ -49,25 +49,20 @@ def _spelled(m, words): # with blanks where there are none
     blank = lambda beside, outside: "" if beside.isspace() or beside in outside else " "
     return blank(before, OPENING) + words + blank(after, CLOSING)
 
-def _letters(word): return word if word in ("sin", "cos", "tan", "log") or len(word) == 1 else " ".join(word)
-
-# %% ../../nbs/text/04_formulas.ipynb #cb352064
+# %% ../../nbs/text/04_formulas.ipynb #c91061a1
 def _say_power(m):
     raised = (m["raised"] or m["caret"].strip("^{}() ")).translate(_PLAIN)
-    if raised in ("+", "-"): return None
-    base = number_words(m["number"]) if m["number"] else _letters(m["letters"] or "")
-    if m["pi"]: base = f"pi {m['pi'][1:]}".strip()
-    if m["letters"] and m["factor"]: base = f"{number_words(m['factor'])} {base}"
-    after = m.string[m.end():m.end() + 1]
-    return f"{SIGNS[m['sign'] or '']}{base} {power(raised)}" + (" " if after.isalnum() else "")
+    base = " ".join(m["letters"]) if m["letters"] else ""
+    return f"{base} {power(raised)}" + " " * m.string[m.end():m.end() + 1].isalnum()
 
 _CARET = (rf"\s?\^\s?(?:[-−]?(?:{PLAIN_NUMBER}|\p{{L}}(?!\p{{L}}))|\{{[-−]?[\da-z+]{{1,12}}+\}}"
           r"|\([-−]?[\da-z+/]{1,12}+\))")
 _RAISED = rf"(?:(?P<raised>[⁺⁻]?[{RAISED}]{{1,15}}+|ⁿ)|(?P<caret>{_CARET}))"
+_BASE = rf"(?<=[\d)\]π{BLOT}]|(?<!\p{{L}})\p{{L}}|π\p{{L}}|\b(?:sin|cos|tan|log))"
 powers = saying(
-    rf"(?<![\p{{L}}\p{{N}}])(?:(?P<sign>{SIGN})(?:(?P<number>{PLAIN_NUMBER})|(?P<factor>\d{{1,9}}+)?(?:"
-    rf"(?P<pi>π[a-z]?)|(?P<letters>\p{{L}}{{1,2}}+|sin|cos|tan|log)))"
-    rf"|(?<=[)\]])){_RAISED}", _say_power, RAISED + "ⁿ^")
+    rf"(?=[{RAISED}⁺⁻ⁿ^]|\s\^){_BASE}{_RAISED}|(?=[A-Za-z]{{2}}[{RAISED}⁺⁻ⁿ^])"
+    rf"(?<!\p{{L}})(?P<letters>[A-Za-z]{{2}}){_RAISED}",
+    _say_power, RAISED + "ⁿ^")
 
 # %% ../../nbs/text/04_formulas.ipynb #866808c4
 _ELEMENT = r"[A-Z][a-z]?"
@@ -107,7 +102,7 @@ def _say_index(m):
 
 indices = saying(rf"[{LOWERED}₊₋]{{1,40}}+", _say_index, LOWERED + "₊₋")
 
-# %% ../../nbs/text/04_formulas.ipynb #2345b899
+# %% ../../nbs/text/04_formulas.ipynb #82bb24ac
 _LEFT = (rf"(?<=(?:[\d{BLOT})\]°%‰πθ∞′!²³⁰¹⁴-⁹\p{{Nd}}]|(?<![\p{{L}}'’])\p{{L}}|(?<!\p{{L}})\d\p{{L}})"
          rf"(?P<blank>\s?))")
 _RIGHT = (rf"(?=\s?(?:[\d{BLOT}(\[√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
@@ -116,10 +111,10 @@ _RIGHT = (rf"(?=\s?(?:[\d{BLOT}(\[√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p
 def _say_operator(m): return _spelled(m, OPERATORS[m["sign"]])
 
 operators = saying(
-    rf"{_LEFT}(?P<sign>\+/-|\+-(?=\s)|==|!=|<=|>="
+    rf"(?=[-+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨!]){_LEFT}(?P<sign>\+/-|\+-(?=\s)|==|!=|<=|>="
     rf"|[+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨]){_RIGHT}", _say_operator, "+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨")
-times_sign = saying(r"(?<=\d\s)[xX](?=\s\d)", lambda m: "times", "xX")
-divided = saying(rf"(?<=[\d{BLOT})]\s)/(?=\s[\d{BLOT}(])", lambda m: "divided by", "/")
+times_sign = saying(r"(?=[xX])(?<=\d\s)[xX](?=\s\d)", lambda m: "times", "xX")
+divided = saying(rf"(?=/)(?<=[\d{BLOT})]\s)/(?=\s[\d{BLOT}(])", lambda m: "divided by", "/")
 compared = saying(rf"(?<![^\s(\[\"'])(?:<=|>=|[<>≤≥≈])"
                   rf"(?=[$€£]?\.?[\d{BLOT}])", lambda m: COMPARED[m[0]] + " ", "<>≤≥≈")
 
@@ -159,7 +154,7 @@ GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsil
          "π": "pi", "ρ": "rho", "σ": "sigma", "ς": "sigma",
          "τ": "tau", "υ": "upsilon", "φ": "phi", "ϕ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega"}
 
-# %% ../../nbs/text/04_formulas.ipynb #f25d1a3d
+# %% ../../nbs/text/04_formulas.ipynb #240a416c
 _NUMBER_SIGN = saying(r"(?<![\p{L}\p{N}#&])(?:#|№|N[º°]|n[º°])\s?(?=\d)", lambda m: "number ", "#№º°")
 
 def _say_symbol(m):
@@ -169,13 +164,13 @@ def _say_symbol(m):
 
 _WORD = rf"[\p{{L}}\p{{N}}{BLOT}]"
 symbols = saying(
-    rf"(?P<sign>§§|[©§¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧])|(?P<sign>°[CF]?)(?!\p{{L}})"
+    rf"(?=[-=+×÷<>≈≠≤≥±§©¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧°@%‰¢$€£¥₹₿→⟶➔➜⇒])(?:(?P<sign>§§|[©§¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧])|(?P<sign>°[CF]?)(?!\p{{L}})"
     rf"|(?<!\S)(?P<sign>[@%‰¢$€£¥₹₿])(?=[\s.,;:!?)]|$)|(?<=[\d{BLOT}])\s?(?P<sign>[%‰])|(?<=\s)(?P<sign>@)"
     rf"(?=[$€£{BLOT}\d])"
     rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→⟶➔➜⇒])(?=\s?{_WORD})"
     rf"|(?<={_WORD}\s)(?P<sign>[=+×≈≠≤≥±÷<>])(?=\s{_WORD})|(?<=\p{{L}}[\p{{L}}_]{{0,20}})(?P<sign>=)"
     rf"(?=[\p{{L}}\d{BLOT}])"
-    rf"|(?<=\p{{L}})(?P<sign>\+)(?![\p{{L}}\p{{N}}+])", _say_symbol)
+    rf"|(?<=\p{{L}})(?P<sign>\+)(?![\p{{L}}\p{{N}}+]))", _say_symbol)
 def _say_nothing(m): # but one blank, where there was one
     return " " if m[0][-1].isspace() and m.start() and not m.string[m.start() - 1].isspace() else ""
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['paragraphs']
 
-# %% ../../nbs/text/03_markup.ipynb #991ff520
+# %% ../../nbs/text/03_markup.ipynb #d817d590
 import regex
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from .clean import paused
@@ -304,7 +305,7 @@ def _parts(draft, block, tags, labels, markup): # the paragraphs of a block
     found = unmarked(p, _OTHERS, labels)
     return [(kind, found[0][1]), *found[1:]]
 
-# %% ../../nbs/text/03_markup.ipynb #9e023715
+# %% ../../nbs/text/03_markup.ipynb #cf6c0140
 def paragraphs(
     draft:Draft, # a clean text
     markup:str="auto", # or "none": everything is said as it stands
@@ -313,7 +314,7 @@ def paragraphs(
     "The paragraphs of a text." # and not said is skipped in the next one, at the end in an empty one
     own = regex.compile("|".join(map(regex.escape, sorted(tags, key=len, reverse=True)))) if tags else None
     labels = {m["label"].casefold() for m in _DEFINED.finditer(draft.open)} if "]:" in draft.open else set()
-    waiting = list(draft.skipped)
+    before, waiting = deque(sorted(draft.skipped, key=lambda s: s.start)), []
     for block in _blocks(draft.open, markup):
         if isinstance(block, Skipped):
             waiting.append(Skipped(*source(draft, block.start, block.end), block.why))
@@ -322,6 +323,7 @@ def paragraphs(
             p = _finished(paused(part), kind)
             waiting += p.skipped
             if not p.stretches: continue
+            while before and before[0].start < p.stretches[-1].end: waiting.append(before.popleft())
             yield Draft(p.stretches, waiting)
             waiting = []
-    if waiting: yield Draft((), waiting)
+    if before or waiting: yield Draft((), [*before, *waiting])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VULGAR', 'GROUPS', 'PLAIN_NUMBER', 'QUANTITY', 'ALONE', 'SIGN', 'SIGNS', 'Step', 'ordinals', 'fractions', 'ranges',
            'NUMBERS', 'cardinal', 'digit_words', 'ordinal', 'halves', 'plural', 'year', 'decade', 'fraction', 'mixed',
-           'number_words', 'is_one', 'quantity', 'ascii_digits', 'with_digits', 'saying']
+           'number_words', 'is_one', 'quantity', 'any_of', 'ascii_digits', 'with_digits', 'saying']
 
 # %% ../../nbs/text/03_numbers.ipynb #81dfec50
 import regex, unicodedata
@@ -106,14 +106,14 @@ def mixed(
     part = fraction(above, below)
     return f"{cardinal(whole)} and {'a ' + part[4:] if part.startswith('one ') else part}"
 
-# %% ../../nbs/text/03_numbers.ipynb #053d15d2
+# %% ../../nbs/text/03_numbers.ipynb #d603621a
 VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
 GROUPS = ("(?:\\d{1,3}(?:,\\d{3}){1,9}+(?!\\d)|\\d{1,2}(?:,\\d\\d){1,6}+,\\d{3}(?!\\d)"
           "|\\d{1,3}(?:['’\u00a0\u2009\u202f]\\d{3}){1,9}+(?!\\d)|[1-9]\\d{0,2}(?: 000){1,4}+(?!\\d|,\\d))")
 PLAIN_NUMBER = rf"(?:(?:{GROUPS}|\d{{1,400}}+)(?:\.\d{{1,400}}+)?+|\.\d{{1,400}}+)"
 QUANTITY = (rf"(?:\d{{0,4}}+[ \u2009]?[{VULGAR}]|\d{{1,4}}[ -]\d{{1,2}}[/⁄]\d{{1,2}}(?![\d/])"
             rf"|\d{{1,3}}[/⁄]\d{{1,3}}(?![\d/])|{PLAIN_NUMBER})")
-ALONE = rf"(?<![\p{{L}}\p{{N}}{BLOT}]|\d[.,:/'’])"  # before a number: it is not the rest of a longer one
+ALONE = rf"(?=[-−–+±~∼≈\d.{VULGAR}])(?<![\p{{L}}\p{{N}}{BLOT}]|\d[.,:/'’])"  # before a number: it is not the rest of a longer one
 SIGN = r"""(?:(?<![^\s(\[{"“'‘:=,;/<>≤≥≈|→])(?:[-−–]|\+-?|±|[~∼≈]))?+"""  # before a number, without a blank
 SIGNS = {"-": "minus ", "−": "minus ", "–": "minus ", "+": "plus ", "±": "plus or minus ",
          "+-": "plus or minus ", "~": "about ", "∼": "about ", "≈": "about ", "": ""}
@@ -149,6 +149,18 @@ def quantity(
         whole = sum(wholes)
     if not below: return number_words(written)
     return mixed(whole, above, below) if whole else fraction(above, below)
+
+# %% ../../nbs/text/03_numbers.ipynb #ae2fa970
+def any_of(
+    words, # strings; none of them a pattern
+) -> str: # the longest that matches is taken first
+    "The pattern of one of some words."
+    branches = {}
+    for word in words: branches.setdefault(word[:1], []).append(word[1:])
+    ends = branches.pop("", None) is not None
+    parts = [regex.escape(c) + (any_of(rests) if rests != [""] else "") for c, rests in branches.items()]
+    if not parts: return ""
+    return f"(?:{'|'.join(parts)}){'?' * ends}"
 
 # %% ../../nbs/text/03_numbers.ipynb #309302d3
 _OTHER_DIGITS = regex.compile(r"(?:(?![0-9])\p{Nd}|(?<=\p{Nd})[٫٬](?=\p{Nd}))")
@@ -226,7 +238,7 @@ ranges = saying(rf"{ALONE}(?P<sign>{SIGN})(?<!\d[-–—])(?P<a>{PLAIN_NUMBER})(
                 rf"(?=\d))(?P<minus>[-−]?+)(?P<b>{PLAIN_NUMBER})"
               rf"(?![-‑–—:/.]?\d)", _say_range)
 
-# %% ../../nbs/text/03_numbers.ipynb #9416c6e6
+# %% ../../nbs/text/03_numbers.ipynb #cb7c8098
 def _say_list(m): # 1,2,3 and 1.2.3 and 1-2-3 and 1/2/3
     parts = regex.findall(r"\d+", m[0])
     long = any(len(p) > 3 for p in parts) and m["mark"] in "-‑–—"
@@ -243,7 +255,7 @@ def _say_number(m):
     if m["hyphen"]: return f" {number_words(m['n'])}{' ' * m.string[m.end():m.end() + 1].isalpha()}"
     return _spaced(m, SIGNS[sign] + number_words(m["n"]) + (" plus" if m["plus"] else ""))
 
-_numbers = saying(rf"(?:(?P<hyphen>(?<=\p{{Lu}})[-‑–])|(?P<sign>{SIGN}))?+(?<!\d)(?P<n>(?:(?<!\d)|"
+_numbers = saying(rf"(?=[-−–+±~∼≈\d.‑])(?:(?P<hyphen>(?<=\p{{Lu}})[-‑–])|(?P<sign>{SIGN}))?+(?<!\d)(?P<n>(?:(?<!\d)|"
                   rf"(?<=\d,)){PLAIN_NUMBER})(?P<plus>\+(?![\d+\p{{L}}]))?+",
                 _say_number)
 
