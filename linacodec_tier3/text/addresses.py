@@ -6,8 +6,8 @@
 __all__ = ['WORDY', 'FILE_ENDINGS', 'PROGRAMS', 'NAMES_FIRST', 'ending_said', 'web_said', 'mail_said', 'files_said', 'code_said',
            'ip_said', 'versions_said', 'phones_said', 'mixed_said', 'tags_said']
 
-# %% ../../nbs/text/04_addresses.ipynb #3bfa5559
-import regex
+# %% ../../nbs/text/04_addresses.ipynb #052cf3b8
+import regex, unicodedata
 from functools import cache
 from urllib.parse import unquote
 from .edits import Draft, edited, put
@@ -28,14 +28,21 @@ def _figures(number): # as in a file's name: short numbers and years as such, ot
 
 def _letters(word): return " ".join(word.upper())
 
-# %% ../../nbs/text/04_addresses.ipynb #8c11940e
+# %% ../../nbs/text/04_addresses.ipynb #a60deca6
+_OTHER_NUMBER = _later(r"[\p{N}--[0-9]]")
+
+def _with_ascii(text): # digits of other scripts, superscripts and fractions in digits that everybody knows
+    def plain(m): return str(unicodedata.digit(m[0], "")) or f" {unicodedata.normalize('NFKC', m[0])} "
+    return text if text.isascii() else regex.sub(r"[\p{N}--[0-9]]", " ", _OTHER_NUMBER().sub(plain, text),
+                                                 flags=regex.V1)
+
 _NAME_PART = _later(r"(?P<number>[0-9]+) | (?P<dot>\.) | (?P<blank>[^\p{L}\p{M}\p{N}'’-]+)")
 
 def _part(text): # of a path or a host
     "A part of a name in words."
     def said(m): return " " + {"number": _figures, "dot": lambda _: "dot",
                                "blank": lambda _: ""}[m.lastgroup](m[0]) + " "
-    words = " ".join(_NAME_PART().sub(said, text).split())
+    words = " ".join(_NAME_PART().sub(said, _with_ascii(text)).split())
     return words.lower() if words.isupper() and len(words) > 5 else words
 
 # %% ../../nbs/text/04_addresses.ipynb #45eea6a2
@@ -46,7 +53,7 @@ def ending_said(
     ending:str, # what stands after the last dot of an address or a file's name
 ) -> str: # a word, or letters with blanks
     "The ending of a name as it is said."
-    low = ending.lower()
+    low = _with_ascii(ending.lower()).replace(" ", "")
     if low == "jpeg": return "jay peg"
     if low in WORDY or len(low) > 5 or not low.isalnum(): return _part(low)
     return " ".join(_figures(p) if p.isdigit() else _letters(p) for p in regex.findall(r"[0-9]+|[^0-9]+",
@@ -267,6 +274,7 @@ def _numbers(row): # "3.11" as a version is three point eleven
 
 def _version_said(m):
     "A version in words; None if it may be a date or a number in groups."
+    if m["v"] == "V" and not m["word"] and "." not in m["a"]: return None # as of an engine
     if not m["v"] and not m["word"] and _DATE_LIKE().fullmatch(m["a"]): return None
     tail = " ".join(_figures(p) if p.isdigit() else p for p in regex.findall(r"[a-z]+|[0-9]+", m["tail"]
         or ""))
@@ -293,8 +301,8 @@ _PHONE = _later(r"""(?<![\w.+,:/$€£¥#-]|\d\ |\(\+?) (?:
     (?P<abroad>\+\d{1,3}(?:[ .-]?\(\d{1,4}\))?(?:[ ./-]?\d{2,5}){1,6})
   | (?P<home>(?:\+?1[-. ])?(?:\(\d{3}\)[ ]?|\d{3}[-. ])\d{3}[-. ]\d{4})
   | (?P<free>1-8\d\d-(?:[A-Z]{2,12}-?){1,3}(?!\w))
-  | (?P<short>\d{3}-\d{4}) | (?P<national>0\d{1,4}[ /-]\d{2,8}(?:[ -]\d{2,8}){0,4}) | (?P<nine>9-1-1)
-  | (?P<card>\d{4}([ -])\d{4}\2\d{4}\2\d{4}) | (?P<social>\d{3}-\d{2}-\d{4})
+  | (?P<short>\d{3}-\d{4}) | (?P<national>\(?0\d{1,4}\)?[ /-]\d{2,8}(?:[ -]\d{2,8}){0,4}) | (?P<nine>9-1-1)
+  | (?P<card>\d{4}(?P<gap>[ -])\d{4}(?P=gap)\d{4}(?P=gap)\d{4}) | (?P<social>\d{3}-\d{2}-\d{4})
   | (?P<isbn>97[89]-\d{1,5}-\d{1,7}-\d{1,7}-\d)
   ) (?P<ext>,?[ ]?(?i:x|ext\.?|extension)[ ]?\d{1,6})? (?![\w]|[-/.,:]\d|\ ?[%€$£¥])""")
 _CALLED = _later(r"""(?i:call(?:s|ed|ing)?|phone|tel(?:ephone)?|mobile|cell|dial(?:s|l?ed|l?ing)?|fax|ring
@@ -338,8 +346,10 @@ _MIXED = _later(r"""(?<![\w.,+\ue000'’#$€£¥]|\w-) (?:
     (?P<word>COVID|Covid|SARS|Apollo|Type|Boeing|Mark)-(?P<figures>\d{1,4})
   | (?P<head>[A-Z]{1,5})(?P<dash>-?)(?P<figures>\d{1,4})
                           (?P<tail>[A-Z]{0,3}(?:\d{1,2}[A-Z]?)?(?:-\d{1,2})?|[a-rt-z])
+  | (?P<id>[A-Z]{2,6}(?:-\d{1,6}){2,5}) | (?P<ip>IPv[46])
   | (?P<low>mp|i|h|s|m|b)(?P<figures>[2-9])(?P<lowtail>|b|n|c|[02][1-9]|64)(?=\W|$)
-  | (?P<count>[1-6]D|[2-6]G|[248]K|7UP) ) (?P<plural>'?s)? (?![\w]|[-–/:.,][0-9]|['’]\w|\ ?[%°])""")
+  | (?P<count>[1-6]D|[2-6]G|[248]K|7UP) ) (?P<plural>'?s)? (?P<plus>\+(?!\w))?
+  (?![\w]|[-–/:.,][0-9]|['’]\w|\ ?[%°])""")
 _NEAR_LETTER = _later(r"[0-9](?: (?<=[A-Zpihsmbk]-?[0-9]) | (?<=D-[0-9]) | (?=[DGKU(]) )")
 _LOWER = frozenset("mp3 mp4 i3 i5 i7 i9 h264 h265 s3 b2b b2c p2p k8s i18n m4a".split())
 
@@ -353,6 +363,8 @@ def _mixed_said(m):
     if m["count"]: words = [p if p.isalpha() else cardinal(int(p)) for p in regex.findall("[0-9]+|UP|[A-Z]",
         m["count"])]
     elif m["word"]: words = [m["word"], _number_in_name(m["figures"])]
+    elif m["id"]: words = [_letters(p) if p.isalpha() else _figures(p) for p in m["id"].split("-")]
+    elif m["ip"]: words = ["I P V", cardinal(int(m["ip"][-1]))]
     elif m["low"]:
         if m[0].removesuffix("s") not in _LOWER: return None
         words = [cardinal(int(p)) if p.isdigit() else _letters(p) for p in regex.findall("[0-9]+|[a-z]+",
@@ -361,6 +373,7 @@ def _mixed_said(m):
         tail = regex.findall("[0-9]+|[A-Za-z]", m["tail"])
         words = [_letters(m["head"]), _number_in_name(m["figures"]), *(_figures(p) if p.isdigit()
             else p.upper() for p in tail)]
+    if m["plus"]: words.append("plus")
     if m["plural"] and not m["low"]:
         words[-1] = plural(words[-1]) if words[-1].islower() else words[-1] + "'s"
     return " ".join(words)

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['clean', 'paused']
 
-# %% ../../nbs/text/01_clean.ipynb #02f5818a
+# %% ../../nbs/text/01_clean.ipynb #0a82e4a8
 import regex, unicodedata
 from functools import lru_cache
 from .edits import Draft, edited, put
-from os.path import commonprefix
 
 # %% ../../nbs/text/01_clean.ipynb #ea6f5da6
 _LOOK_ALIKES = {
@@ -68,20 +67,22 @@ def _in_place(m): # what is said for the character of a match, seen where it sta
         return " " * before.isalnum() + plain + " " * (after.isalnum() and _plain(after) == after)
     return plain
 
-# %% ../../nbs/text/01_clean.ipynb #40310b65
-_REPORTED = regex.compile(r"[\p{Co}\p{Cs}\p{Cn}\u115f\u1160\u3164\uffa0]++")
+# %% ../../nbs/text/01_clean.ipynb #57c18d31
 _ESCAPES = regex.compile(r"\x1b(?:\[[0-?]{0,64}+[@-~]|\][^\x07\x1b\n]{0,500}+\x07?)")  # colours of a terminal
+
+def _one_of(characters, many=""): # a pattern
+    return regex.compile(f"[{''.join(map(regex.escape, sorted(characters)))}]{many}")
 
 def _of_characters(draft): # a draft in plain characters
     seen = set(draft.open)
     if "\x1b" in seen: draft = put(draft, _ESCAPES, "", final=False, why="a control sequence")
     odd = {c for c in seen if _plain(c) != c}
-    if any(unicodedata.category(c) in _NOBODYS or c in _EMPTY_LETTERS for c in odd):
-        draft = put(draft, _REPORTED, "", final=False, why="a character that stands for nothing")
+    nobodys = {c for c in odd if unicodedata.category(c) in _NOBODYS or c in _EMPTY_LETTERS}
+    if nobodys: draft = put(draft, _one_of(nobodys, "++"), "", final=False,
+            why="a character that stands for nothing")
     if not seen.isdisjoint("\u200c\u200d\ufe0e\ufe0f") or any(c >= "\U000e0000" for c in seen):
         draft = put(draft, _JOINERS, "", final=False)
-    if not odd: return draft
-    return put(draft, regex.compile(f"[{''.join(map(regex.escape, sorted(odd)))}]"), _in_place, final=False)
+    return put(draft, _one_of(odd), _in_place, final=False) if odd else draft
 
 # %% ../../nbs/text/01_clean.ipynb #ffeeb792
 _HEAPS = regex.compile(r"[\p{M}--[\ufe0f\u20e3]]{9,}+", regex.V1)
@@ -98,22 +99,22 @@ def _composed(draft): # a draft in form C, without heaps of accents
         draft = put(draft, _CLUSTERS, lambda m: unicodedata.normalize("NFC", m[0]), final=False)
     return put(draft, _STACKED, "", final=False) if marks else draft
 
-# %% ../../nbs/text/01_clean.ipynb #3fdb1c25
+# %% ../../nbs/text/01_clean.ipynb #29be16c0
 _SUSPECT = regex.compile(r"[ÂÃâÄÅÎÏÐÑØÙà-ãïðŸă][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|[ÃÂ] ")
+_KEPT = regex.compile("([ -~]++)"), regex.compile("([!-~]++)")  # a blank may be half of an "à"
 
-def _restored(line): # edits that turn a line back, word by word if they are as many as before
+def _restored(line): # edits that turn a line back, each of what stands between two ASCII characters
     import ftfy
     right = ftfy.fix_encoding(line)
     if right == line: return
-    old, new = line.split(" "), right.split(" ")
-    if len(old) != len(new): old, new = [" ".join(old)], [" ".join(new)]
+    for kept in _KEPT:
+        old, new = kept.split(line), kept.split(right)
+        if old[1::2] == new[1::2]: break
+    else: old, new = [line], [right]
     at = 0
     for before, after in zip(old, new):
-        if before != after:
-            head = len(commonprefix([before, after]))
-            tail = len(commonprefix([before[head:][::-1], after[head:][::-1]]))
-            yield at + head, at + len(before) - tail, after[head:len(after) - tail]
-        at += len(before) + 1
+        if before != after: yield at, at + len(before), after
+        at += len(before)
 
 def _suspects(text): # the lines with such sequences in them, each once
     end = 0

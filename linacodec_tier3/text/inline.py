@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['unmarked']
 
-# %% ../../nbs/text/02_inline.ipynb #c3b56fc5
+# %% ../../nbs/text/02_inline.ipynb #5e0b6d9b
 import html, regex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from .clean import clean
-from .edits import Draft, edited, excerpt, held
+from .edits import Draft, edited, parted
 
-# %% ../../nbs/text/02_inline.ipynb #201dd089
-_SIGN = regex.compile(r"[\\`<&\[\]*_~]")  # without one of these there is nothing to do
+# %% ../../nbs/text/02_inline.ipynb #0d445351
+_SIGN = regex.compile(r"[\\`<&\[\]*_]|~~|\$\$")  # without one of these there is nothing to do
 _TOKEN = regex.compile(r"""
       (?P<escape> \\[!-/:-@\[-`{-~] ) | (?P<code> `++ ) | (?P<open> !?\[ ) | (?P<close> \] )
     | (?P<emphasis> \*++ | _++ | ~~++ )
@@ -21,6 +21,7 @@ _TOKEN = regex.compile(r"""
     | (?P<link> <(?:(?:https?://|mailto:|ftp://)[^\s<>]++|[\w.+-]{1,64}+@[\w.-]{1,250}+)> )
     | (?P<tag> </?(?P<name>[A-Za-z][A-Za-z0-9:-]{0,40}+)
                (?P<rest>(?:[\s/](?:[^<>"']++|"[^"<]*+"|'[^'<]*+')*+)?)> )
+    | (?P<formula> \$\$ | \\(?:[dt]?frac|sqrt)\{ | \\(?<![\w:\\/].)[a-zA-Z]{2,14}+ )
     | (?P<address> ://[^\s<>\[\]*`"]*+ )""", regex.X)
 
 @dataclass
@@ -63,11 +64,12 @@ def _emphasis(walk, m): # signs that belong together go; others stay
     if opens and a < b: rows.append((a, b - a))
     return b
 
-# %% ../../nbs/text/02_inline.ipynb #601b869a
+# %% ../../nbs/text/02_inline.ipynb #f401e2a2
 _TARGET = regex.compile(r"""\(\s?
     (?: <[^<>\n]{0,2000}+> | (?:[^\s()\\<]|\\.|\((?:[^\s()\\]|\\.){0,500}+\)){0,2000}+ )
     (?: \s++ (?:"[^"]{0,500}+"|'[^']{0,500}+'|\([^()]{0,500}+\)) )?+ \s?\)""", regex.X)
 _WORDLY = regex.compile(r"[\p{L}\p{N}\p{M}\p{P}]")
+_ALERTS = {"!NOTE", "!TIP", "!IMPORTANT", "!WARNING", "!CAUTION"}  # GitHub's, at the beginning of a quote
 _LABEL = regex.compile(r"\[[^\[\]]{0,200}+\]")
 _REFERENCE = regex.compile(r"\^[^\s\[\]]{1,40}+|[1-9]\d{0,2}(?:\s?[-–,]\s?\d{1,3}){0,9}+")
 
@@ -85,7 +87,7 @@ def _code(walk, m): # a row of backticks
     walk.drop(end, end + b - a)
     return end + b - a
 
-# %% ../../nbs/text/02_inline.ipynb #f687fd81
+# %% ../../nbs/text/02_inline.ipynb #2ef58b3c
 def _bracket(walk, m): # a closing one
     if not walk.brackets: return m.end()
     (a, inside), text = walk.brackets.pop(), walk.text
@@ -100,18 +102,20 @@ def _bracket(walk, m): # a closing one
         walk.drop(m.start(), second.end(), *["the address of a link"] * (len(second[0]) > 2))
         return second.end()
     if text[a] == "!": return m.end()
-    before = text[max(0, a - 2):a].rstrip()[-1:]
-    if f"[{label.casefold()}]" in walk.tags: walk.drop(a, m.end(), "a tag that the engine does not know")
+    if a == 0 and label in _ALERTS: walk.edits.append((a, m.end(), label[1:].title() + "."))
+    elif f"[{label.casefold()}]" in walk.tags: walk.drop(a, m.end(), "a tag that the engine does not know")
     elif label.casefold() in walk.labels: walk.drop(a, inside); walk.drop(*m.span())
-    elif _REFERENCE.fullmatch(label) and (label[0] == "^" or _WORDLY.match(before)):
+    elif _REFERENCE.fullmatch(label) and (label[0] == "^"
+            or _WORDLY.match(text[max(0, a - 2):a].rstrip()[-1:])):
         walk.drop(a, m.end(), "a reference")
     return m.end()
 
-# %% ../../nbs/text/02_inline.ipynb #535530d5
-_LINES = {"li": "item"} | dict.fromkeys("h1 h2 h3 h4 h5 h6".split(), "heading") | dict.fromkeys("""
-    address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption
-    figure footer form head header hgroup hr html legend main menu nav ol optgroup option p section
-    select summary table tbody tfoot thead title tr ul pre""".split(), "text")
+# %% ../../nbs/text/02_inline.ipynb #d24b83b3
+_LINES = {"li": "item"} | dict.fromkeys("h1 h2 h3 h4 h5 h6 title summary dt caption legend".split(),
+    "heading") | dict.fromkeys("""
+    address article aside blockquote body center dd details dialog div dl fieldset figcaption
+    figure footer form head header hgroup hr html main menu nav ol optgroup option p section
+    select table tbody tfoot thead tr ul pre""".split(), "text")
 _WORDS = frozenset("""
     a abbr acronym area audio b base basefont bdi bdo big br button canvas cite code col colgroup data
     datalist del dfn em embed font i iframe img input ins kbd label link map mark meta meter noscript
@@ -155,7 +159,7 @@ def _tag(walk, m): # of HTML, of an engine, or no tag at all
     walk.edits.append((a, b, said, "markup"))
     return b
 
-# %% ../../nbs/text/02_inline.ipynb #67ee468a
+# %% ../../nbs/text/02_inline.ipynb #d7337db4
 def _of_entity(text): # what entities stand for, on one line
     return regex.sub(r"\s+", " ", clean(Draft.of(html.unescape(text))).text)
 
@@ -183,7 +187,33 @@ def _opening(walk, m): # a bracket
     walk.brackets.append(m.span())
     return m.end()
 
-_TOKENS = dict(escape=_escape, code=_code, open=_opening, close=_bracket, emphasis=_emphasis, entity=_entity,
+# %% ../../nbs/text/02_inline.ipynb #520f2f07
+_LATEX = {
+    "times": " × ", "cdot": " × ", "div": " ÷ ", "pm": " ± ", "leq": " ≤ ", "le": " ≤ ", "geq": " ≥ ",
+        "ge": " ≥ ", "neq": " ≠ ",
+    "ne": " ≠ ", "approx": " ≈ ", "infty": "∞", "to": " → ", "rightarrow": " → ", "alpha": "α", "beta": "β",
+        "gamma": "γ",
+    "delta": "δ", "Delta": "Δ", "epsilon": "ε", "theta": "θ", "lambda": "λ", "mu": "μ", "pi": "π", "rho": "ρ",
+        "sigma": "σ",
+    "Sigma": "Σ", "tau": "τ", "phi": "φ", "omega": "ω", "Omega": "Ω", "circ": "°", "left": "", "right": "",
+        "quad": " ",
+    "text": "", "mathrm": "", "mathbf": "", "ldots": "…", "dots": "…"}
+_FRACTION = regex.compile(r"([^{}]{1,60}+)\}\{([^{}]{1,60}+)\}")
+
+def _formula(walk, m): # a sign of LaTeX
+    (a, b), name = m.span(), m[0].strip("\\{")
+    fraction = _FRACTION.match(walk.text, b) if name.endswith("frac") else None
+    if fraction:
+        walk.drop(a, b, "markup")
+        walk.edits.append((fraction.end(1), fraction.start(2), " over "))
+        walk.drop(fraction.end() - 1, fraction.end())
+    elif m[0] == "$$": walk.drop(a, b)
+    elif name == "sqrt": walk.edits.append((a, b, "√"))
+    elif name in _LATEX: walk.edits.append((a, b, _LATEX[name]) if _LATEX[name] else (a, b, "", "markup"))
+    return b
+
+_TOKENS = dict(formula=_formula, escape=_escape, code=_code, open=_opening, close=_bracket,
+    emphasis=_emphasis, entity=_entity,
     link=_link, tag=_tag,
                address=_address)
 
@@ -214,7 +244,7 @@ def _rows(parts): # parts of a paragraph, with rows of cells as they are said
             yield "item", row
     if waiting: yield "item", _as_row(waiting, [])
 
-# %% ../../nbs/text/02_inline.ipynb #b6f699a5
+# %% ../../nbs/text/02_inline.ipynb #14cf9197
 def _apart(edits): # in order, without those that stand in others
     at = 0
     for edit in sorted(edits, key=lambda e: (e[0], -e[1])):
@@ -222,22 +252,21 @@ def _apart(edits): # in order, without those that stand in others
         yield edit
         at = edit[1]
 
+# %% ../../nbs/text/02_inline.ipynb #9bd6f499
 def unmarked(
     draft:Draft, # a paragraph without line ends
     tags:Iterable[str]=(), # of engines, as in "[sigh]", none of them this one's: they are skipped
     labels:Iterable[str]=(), # of links that are defined elsewhere in the text, in small letters
 ) -> list[tuple[str, Draft]]: # (text, heading or item; what it says): several where HTML begins a line
     "A paragraph without markup."
-    if not (_SIGN.search(draft.open) or "&" in draft.open or "~~" in draft.open): return [("text", draft)]
+    if not _SIGN.search(draft.open): return [("text", draft)]
     walk, at = _Walk(draft.open, frozenset(tags), frozenset(labels)), 0
     while m := _TOKEN.search(walk.text, at): at = _TOKENS[_kind_of(m)](walk, m)
     if not walk.edits: return [("text", draft)]
     whole = edited(draft, _apart(walk.edits), final=False)
     if not walk.kinds and not _MARKS.search(whole.text): return [("text", whole)]
     ends = [m.start() for m in regex.finditer("\n", whole.text)]
-    starts = [0, *(e + 1 for e in ends)]
-    parts = [excerpt(whole, a, b) for a, b in zip(starts, [*ends, len(whole.text)])]
-    parts[0] = Draft(parts[0].stretches, whole.skipped)
-    return list(_rows(zip(["text", *walk.kinds], parts)))
+    spans = zip([0, *(e + 1 for e in ends)], [*ends, len(whole.text)])
+    return list(_rows(zip(["text", *walk.kinds], parted(whole, spans))))
 
 def _kind_of(m): return next(kind for kind in _TOKENS if m[kind] is not None)

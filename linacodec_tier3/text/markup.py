@@ -14,12 +14,13 @@ from .clean import paused
 from .edits import Draft, Edit, Skipped, edited, excerpt, held, source
 from .inline import unmarked
 
-# %% ../../nbs/text/03_markup.ipynb #c0776661
+# %% ../../nbs/text/03_markup.ipynb #58e578ed
 _START = regex.compile(r"""
       (?P<blank> \Z ) | (?P<fence> `{3,}+(?=[^`]*+\Z) | ~~~(?!~) )
     | (?P<rule> [^\p{L}\p{N}\p{M}\p{So}\p{Sc}"'()\[\]!?,;:&@§%]++\Z )
     | (?P<head> \#{1,6}+(?=[ ]) ) | (?P<quote> >(?=[ >]|\p{L}|["'(*\[]) ) | (?P<bullet> [-*+•–—·]\ ++ )
-    | (?P<number> (?:\((?=\d+\)))?+(?P<n>\d{1,3})[.)]\ ++ ) | (?P<task> \[[ xX]\]\ ++ )
+    | (?P<number> (?:\((?=\d+\))|\[(?=\d+\]))?+(?P<n>\d{1,3})(?:[.)]|(?<=\[\d+)\])\ ++ )
+    | (?P<task> \[[ xX]\]\ ++ )
     | (?P<note> \[\^[^\]\s\[]{1,40}+\]: )
     | (?P<label> \[[^\]\[]{1,200}+\]:[ ]*+ (?: <[^<>]*+> | [^\s/.\#]*+[/.\#]\S*+ ) (?:\s++["'(].*+)?\Z )""",
         regex.X)
@@ -68,16 +69,19 @@ class _Reader:
         yield from self.close()
         yield Skipped(a, b, why)
 
-# %% ../../nbs/text/03_markup.ipynb #af2bc496
+# %% ../../nbs/text/03_markup.ipynb #d9a1485f
 _DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}、。「」『』，！？：；]")
+_STRONG = regex.compile(r"\*\*[^*]++\*\*:?|__[^_]++__:?")
 _CAPITAL = regex.compile(r"""["'(]?+\p{Lu}""")
 
 def _goes_on(reader, a, b, indent): # whether text[a:b] belongs to the block before it
     block, text = reader.block, reader.text
     if not block: return False
-    further = indent >= reader.indent + 2 and block.kind == "text"
-    return not (further and _ENDED.search(text, max(0, block.end - 5), block.end)
-        and _CAPITAL.match(text, a, b))
+    if block.kind == "text" and block.lines == 1 and _STRONG.fullmatch(text, block.start,
+            block.end): return False
+    aside = indent >= reader.indent + 2 if block.kind == "text" else indent <= reader.indent
+    ended = aside and _CAPITAL.match(text, a, b) and _ENDED.search(text, max(0, block.end - 5), block.end)
+    return not ended
 
 def _go_on(reader, a, b): # adds text[a:b] to the block
     block, text = reader.block, reader.text
@@ -111,14 +115,14 @@ def _mark(sign, m): # (what is said for a sign at the beginning of a line, a rea
     if sign == "task" and m[0][1] != " ": return ("done: ",)
     return ("", "a reference") if sign == "note" else ("",)
 
-# %% ../../nbs/text/03_markup.ipynb #b62aeb65
+# %% ../../nbs/text/03_markup.ipynb #85c707b0
 _NESTED = 8
 _CLOSING = regex.compile(r"[ \t]++#++\Z")
 
 def _marked(reader, a, b, after): # a line that may begin with signs: headings, items and the like
     text, kind, start, edits = reader.text, "text", None, []
-    a = _GAP.match(text, a, b).end()
-    indent = a - text.rfind("\n", 0, a) - 1
+    begin, a = a, _GAP.match(text, a, b).end()
+    indent = a - begin
     for _ in range(_NESTED):
         sign, m = _begins(text, a, b)
         if sign not in ("head", "quote", "bullet", "number", "task",
@@ -129,7 +133,8 @@ def _marked(reader, a, b, after): # a line that may begin with signs: headings, 
         if start is None and said != ("",): start = m.start()
         if start is not None: edits.append((m.start(), m.end(), *said))
         reader.number = int(m["n"]) if sign == "number" else reader.number
-        kind = "heading" if sign == "head" else "item" if sign in ("bullet", "number") else kind
+        kind = "heading" if sign == "head" or kind == "heading" else "item" if sign in ("bullet",
+            "number") else kind
         a = _GAP.match(text, m.end(), b).end()
     if kind == "text" and start is None: yield from _text(reader, a, b, indent)
     elif start is not None or a < b:
@@ -267,11 +272,10 @@ def _plain_line(reader): # reads a line in which nothing is a sign
     if _begins(reader.text, a, b)[0] in ("blank", "rule"): yield from reader.close()
     else: yield from _text(reader, a, b, a - begin)
 
-# %% ../../nbs/text/03_markup.ipynb #bfb2875b
+# %% ../../nbs/text/03_markup.ipynb #9cc6a2f7
 _BLANKS = regex.compile(r"[ \t\n\u00a0]{2,}+|[\t\n]")
 _SAYABLE = regex.compile(r"[\p{L}\p{N}\p{S}@&%§#]")
 _STOPPED = regex.compile(r"""[.!?…:。！？।؟]["')\]]*+\Z""")
-_STRONG = regex.compile(r"(?:\*\*[^*]++\*\*|__[^_]++__):?\Z")
 
 def _finished(draft, kind): # a paragraph without needless blanks, and with an end
     text = draft.text
@@ -285,7 +289,7 @@ def _finished(draft, kind): # a paragraph without needless blanks, and with an e
     if b < len(text): edits.append((b, len(text), ""))
     return edited(draft, edits, final=False) if edits else draft
 
-# %% ../../nbs/text/03_markup.ipynb #d4671ba4
+# %% ../../nbs/text/03_markup.ipynb #4e3bac1e
 _SOUNDS = """laugh laughs laughing laughter chuckle chuckles chuckling giggle giggles sigh sighs sighing
     cough coughs coughing sniff sniffle sniffles sniffling gasp gasps gasping groan groans yawn yawns
     yawning breath breathe breathes breathing inhale inhales exhale exhales sob sobs sobbing cry crying
@@ -301,7 +305,8 @@ def _parts(draft, block, tags, labels, markup): # the paragraphs of a block
                [(a - block.start, b - block.start, *said) for a, b, *said in block.edits], final=False)
     if tags: p = held(p, [m.span() for m in tags.finditer(p.text)])
     if markup == "none": return [(block.kind, p)]
-    kind = "heading" if block.lines == 1 and block.kind == "text" and _STRONG.match(p.text) else block.kind
+    is_strong = block.lines == 1 and block.kind == "text" and _STRONG.fullmatch(p.text)
+    kind = "heading" if is_strong else block.kind
     found = unmarked(p, _OTHERS, labels)
     return [(kind, found[0][1]), *found[1:]]
 

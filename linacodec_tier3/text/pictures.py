@@ -55,11 +55,28 @@ def _between(text, a, b): # where emoji begin, with the blanks before them, and 
     trail = ", " if after[:1].isalnum() else "," if after[:1] == " " and after[1:].isalnum() else ""
     return start, lead, trail
 
+_SHORT_NAME = _later(r"(?<![\w:]):(?P<name>[a-z0-9_+-]{2,40}+):(?![\w:])")
+
+@cache
+def _short_names(): # as chats and GitHub write them, without colons -> emoji
+    import emoji
+    return {n.strip(":").lower(): e for e, data in emoji.EMOJI_DATA.items() for n in (data["en"],
+        *data.get("alias", ()))}
+
+def _short_said(draft, say, why=""): # emoji that are written by their names
+    if ":" not in draft.open: return draft
+    def said(m):
+        one = _short_names().get(m["name"])
+        return say(one) if one else None
+    return put(draft, _SHORT_NAME(), said, why=why)
+
+# %% ../../nbs/text/04_pictures.ipynb #808ab252
 def emoji_said(
     draft:Draft, # a paragraph
     language:str="en", # in which they have names; English where there are none
 ) -> Draft: # a run of the same one is said once
     "Emoji by their names, apart from the words around them."
+    draft = _short_said(draft, lambda one: _emoji_name(one, language))
     edits, text, end, last = [], draft.open, -1, None
     for m in _EMOJI().finditer(text) if _may_have(text) else ():
         name = _emoji_name(m["one"], language)
@@ -73,18 +90,21 @@ def emoji_said(
         end, last = m.end(), name or last
     return edited(draft, edits) if edits else draft
 
-# %% ../../nbs/text/04_pictures.ipynb #57bb8c08
+# %% ../../nbs/text/04_pictures.ipynb #b3a24f02
 def emoji_skipped(
     draft:Draft, # a paragraph
 ) -> Draft: # they are reported
     "A text without its emoji."
+    draft = _short_said(draft, lambda one: "", "an emoji")
     if not _may_have(draft.open): return draft
     return put(draft, _EMOJI(), "", why="an emoji")
 
-# %% ../../nbs/text/04_pictures.ipynb #c4ce9122
+# %% ../../nbs/text/04_pictures.ipynb #3db36366
 _FACE = _later(r"""(?<![^\s\ue000(])
     (?: [:;=]['’]?[-o^]?[)(\]\[DPpOo3/\\|*@$]++(?!\w) | <3+(?![\d\w]) | </3(?!\w) | [xX][dD]++(?!\w)
       | \^_*\^ | -_+- | [oO]_+[oO](?!\w) | T_T(?!\w) | ¯\\_\(ツ\)_/¯ | \(╯°□°\)╯ | [(]:(?!\w) ) (?![\w/])""")
+
+_WORD_BEFORE, _SENTENCE_AFTER = _later(r"[\p{L}\p{N}]\ ?$"), _later(r"\ +\p{Lu}")
 
 def faces_gone(
     draft:Draft, # a paragraph
@@ -93,5 +113,8 @@ def faces_gone(
     if not regex.search(r"[:;=8xX^_<-][-'’o^()\]\[DdPpO3/|_]|¯", draft.open): return draft
     edits = []
     for m in _FACE().finditer(draft.open):
-        edits.append((*m.span(), "", *["an emoticon"] * bool(regex.search(r"[\p{L}\p{N}]", m[0]))))
+        a, why = m.start(), ["an emoticon"] * bool(regex.search(r"[\p{L}\p{N}]", m[0]))
+        word = _WORD_BEFORE().search(draft.open[max(0, a-2):a])
+        if not word or not _SENTENCE_AFTER().match(draft.open, m.end()): edits.append((*m.span(), "", *why))
+        else: edits.append((a - (draft.open[a-1] == " "), m.end(), ".", *why))
     return edited(draft, edits) if edits else draft

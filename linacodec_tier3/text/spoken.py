@@ -5,18 +5,26 @@
 # %% auto #0
 __all__ = ['STRICT', 'SpokenText', 'spoken_paragraphs', 'spoken_form']
 
-# %% ../../nbs/text/05_spoken.ipynb #3b3a6b84
+# %% ../../nbs/text/05_spoken.ipynb #da37959b
 import logging, regex
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache, partial
 from importlib import import_module
 from .clean import clean
-from .edits import Draft, Skipped, chained, edited, put, source
+from .edits import Draft, Skipped, Stretch, chained, edited, parted, put, source
 from .markup import paragraphs
 
-# %% ../../nbs/text/05_spoken.ipynb #09e2727e
+# %% ../../nbs/text/05_spoken.ipynb #34f376b1
 class SpokenText(Draft):
     "What is to be said of a text, where each stretch of it stands there, and what is not said."
+    def __init__(self,
+        stretches:Iterable[Stretch], # in order
+        skipped:Iterable[Skipped]=(), # what is not said
+        follows:str="paragraph", # the break after it; "sentence": its paragraph goes on in the next one
+    ):
+        super().__init__(stretches, skipped)
+        self.follows = follows
+
     def source(self,
         start:int, # index in `text`
         end:int, # index after the last character
@@ -55,10 +63,11 @@ def _carried_out(draft, steps): # a draft after all steps
             _report(getattr(step, "__qualname__", repr(step)))
     return draft
 
-# %% ../../nbs/text/05_spoken.ipynb #880a24d6
+# %% ../../nbs/text/05_spoken.ipynb #e32f7a90
 _SYMBOLS = regex.compile(r"""
-      (?P<open>[\[{]) | (?P<shut>[\]}]) | (?P<dash>(?<=\S\ )[-–](?=\ \S))
-    | [\p{S}\\*_\#@&•·†‡¶]++""", regex.X)
+      (?P<open> \[(?=[^\[\]]{0,500}+\]) ) | (?P<shut> (?<=\[[^\[\]]{0,500})\] )
+    | (?P<dash>(?<=\S\ )[-–](?=\ \S))
+    | [\p{S}\\*_\#@&•·†‡¶\[\]{}]++""", regex.X)
 _PUNCTUATION = regex.compile(r"""
       (?P<none> \(\s*+[,.;:]?\s*+\) | \A[\s,;:]++ | \A[.…—–-]++\s++ | \s++\Z
                 | (?<=[(])\s++ | (?<!\s)\s++ (?=[,.;:!?…)、。，！？](?!\w)) )
@@ -83,28 +92,51 @@ def _tidied(draft, language): # a draft without blanks and marks that stand for 
         draft = edited(draft, edits, final=False)
     return draft if _SAYABLE.search(draft.text) else Draft((), draft.skipped)
 
-# %% ../../nbs/text/05_spoken.ipynb #ac66f7b1
+# %% ../../nbs/text/05_spoken.ipynb #57e86ee0
+_PAGE = 4_000  # characters
+_CERTAIN = regex.compile(r"""(?<=\p{Ll}{4}[.!?…]["')]?)\ (?=["'(]?\p{Lu})|(?<=[。！？])""")
+
+def _pages(draft): # (part of a paragraph, the break after it)
+    cuts = [0]
+    while len(draft.open) - cuts[-1] > 1.5 * _PAGE and (m := _CERTAIN.search(draft.open,
+            cuts[-1] + _PAGE)): cuts.append(m.end())
+    parts = parted(draft, zip(cuts, [*cuts[1:], len(draft.open)])) if cuts[1:] else [draft]
+    return zip(parts, ["sentence"] * len(cuts[1:]) + ["paragraph"])
+
+# %% ../../nbs/text/05_spoken.ipynb #7139baf0
 _LETTERS = regex.compile(r"[\p{L}\p{N}](?:\S*[\p{L}\p{N}])?+")
 
-def _accounted(text, at, draft): # (a draft that reports what is missing between `at` and its end, that end)
-    missing = []
-    for a, b in sorted((s.start, s.end) for s in [*draft.stretches, *draft.skipped]):
-        gaps = _LETTERS.finditer(text, at, a) if a > at else ()
-        missing += [Skipped(*m.span(), "nothing that can be said") for m in gaps]
-        at = max(at, b)
-    return Draft(draft.stretches, [*draft.skipped, *missing]) if missing else draft, at
+def _missing(text, a, b): # letters and digits between two places
+    return [Skipped(*m.span(), "nothing that can be said")
+        for m in _LETTERS.finditer(text, a, b)] if a < b else []
 
-# %% ../../nbs/text/05_spoken.ipynb #5c0d9a22
+def _accounted(text, at, draft): # (a draft that reports what is missing between `at` and its end, that end)
+    skipped = list(draft.skipped)
+    for a, b in sorted((s.start, s.end) for s in [*draft.stretches, *draft.skipped]):
+        skipped += _missing(text, at, a)
+        at = max(at, b)
+    return Draft(draft.stretches, _joined(text, skipped)), at
+
+def _joined(text, skipped): # those that are next to each other, for the same reason, as one
+    joined = []
+    for s in sorted(skipped, key=lambda s: s.start):
+        last = joined[-1] if joined else None
+        if last and last.why == s.why and (s.start <= last.end or text[last.end:s.start].isspace()):
+            joined[-1] = Skipped(last.start, max(last.end, s.end), s.why)
+        else: joined.append(s)
+    return joined
+
+# %% ../../nbs/text/05_spoken.ipynb #675ce167
 _ONLY_SYMBOLS = "nothing but symbols"
 
 def _paragraphs(text, language, markup, emoji, tags, languages): # lazily
     steps, said, told, at = _steps(language, emoji, languages), False, False, 0
-    for p in paragraphs(clean(Draft.of(text)), markup, tags):
+    for p, follows in (page for p in paragraphs(clean(Draft.of(text)), markup, tags) for page in _pages(p)):
         p, at = _accounted(text, at, _tidied(_carried_out(p, steps), language))
         said, told = said or bool(p.text), told or bool(p.skipped)
-        if p.text or p.skipped: yield SpokenText(p.stretches, p.skipped)
-    rest, _ = _accounted(text, at, Draft((), [Skipped(len(text), len(text), "")]))
-    if len(rest.skipped) > 1: yield SpokenText((), rest.skipped[1:])
+        if p.text or p.skipped: yield SpokenText(p.stretches, p.skipped, follows)
+    rest = _missing(text, at, len(text))
+    if rest: yield SpokenText((), rest)
     elif text.strip() and not said and not told: yield SpokenText((), [Skipped(0, len(text), _ONLY_SYMBOLS)])
 
 # %% ../../nbs/text/05_spoken.ipynb #d4dc0792
@@ -113,7 +145,7 @@ _KEPT = 2_000  # characters of a text that is worth keeping
 @lru_cache(maxsize=256)
 def _short(*how): return tuple(_paragraphs(*how))
 
-# %% ../../nbs/text/05_spoken.ipynb #568d73f5
+# %% ../../nbs/text/05_spoken.ipynb #13831a44
 def spoken_paragraphs(
     text:str, # as it was written
     language:str="en", # in which amounts and symbols are said; "": in none, they stay as they are
@@ -133,5 +165,9 @@ def spoken_form(
     **how, # as in `spoken_paragraphs`
 ) -> SpokenText: # paragraphs are a blank line apart
     "A whole text as it is to be said."
-    whole = chained(spoken_paragraphs(text, language, markup, **how), "\n\n")
+    parts, whole = [], []
+    for p in spoken_paragraphs(text, language, markup, **how):
+        parts.append(p)
+        if p.follows == "paragraph": whole, parts = [*whole, chained(parts, " ")], []
+    whole = chained([*whole, *parts], "\n\n")
     return SpokenText(whole.stretches, whole.skipped)
