@@ -88,12 +88,16 @@ docs: $(READY) ## the site, into _docs/; needs Quarto on PATH
 	@command -v quarto >/dev/null || { echo "make docs: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
 	@# nbdev takes a half-made _proc for a finished one, and rewrites a README that looks older than its notebook.
 	@rm -rf _proc && touch -c README.md
+	@$(BIN)/python .ci/site.py sidebar
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs
+	@$(BIN)/python .ci/site.py finish
+	@$(BIN)/python .ci/site.py check
 
 readme: $(READY) ## README.md from nbs/index.ipynb; needs Quarto on PATH
 	@command -v quarto >/dev/null || { echo "make readme: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
 	@rm -rf _proc
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_readme
+	@$(BIN)/python .ci/readme.py
 
 outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/01_config.ipynb …" for some
 	@$(BIN)/python .ci/outputs.py $(NBS)

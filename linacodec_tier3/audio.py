@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FILES', 'STREAMED_FILES', 'PCM', 'level_db', 'largest_step', 'resample', 'ogg_numbered', 'FileEncoder', 'encode_file',
-           'decode_file', 'spectrogram', 'plot_sound', 'picture', 'Sound', 'trim', 'fade', 'of_length', 'to_pcm',
-           'from_pcm', 'to_base64', 'from_base64']
+           'decode_file', 'spectrogram', 'plot_sound', 'picture', 'Sound', 'loud_frames', 'sounding', 'trim', 'fade',
+           'of_length', 'to_pcm', 'from_pcm', 'to_base64', 'from_base64']
 
 # %% ../nbs/02_audio.ipynb #b45e83ba
 import base64, io, zlib
@@ -176,21 +176,39 @@ class Sound:
         return f'<figure>{player}<br>{image}<figcaption>{self!r}</figcaption></figure>'
 
 # %% ../nbs/02_audio.ipynb #a2fe208a
-def trim(
+def loud_frames(
     audio:np.ndarray, # mono float32, shape (n,)
     rate:int, # Hz
-    below_db:float=-50, # a 10 ms frame counts as silence when it is this far below the loudest one
-    keep_s:float=0.03, # silence kept on either side, seconds
-) -> np.ndarray: # a slice of `audio`; empty when it is silent throughout
-    "Audio without the silence around it."
+    below_db:float=-50, # a frame counts as silence when it is this far below the loudest one
+) -> np.ndarray: # numbers of the frames of 10 ms that are no silence, ascending
+    "Where a sound is heard."
     n = max(1, rate // 100)
     frames = np.pad(audio, (0, -len(audio) % n)).reshape(-1, n)
     level = np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1))
-    loud = np.flatnonzero(level > max(level.max(initial=0) * 10 ** (below_db / 20), 1e-6))
-    if not len(loud): return audio[:0]
-    keep = int(keep_s * rate)
-    return audio[max(0, loud[0] * n - keep):(loud[-1] + 1) * n + keep]
+    return np.flatnonzero(level > max(level.max(initial=0) * 10 ** (below_db / 20), 1e-6))
 
+def sounding(
+    audio:np.ndarray, # mono float32, shape (n,)
+    rate:int, # Hz
+    below_db:float=-50, # as in `loud_frames`
+    keep_s:float=0.03, # silence kept on either side, seconds
+) -> tuple[int, int]: # (first sample, sample after the last one); (0, 0) when it is silent throughout
+    "Where a sound begins and ends."
+    loud, n, keep = loud_frames(audio, rate, below_db), max(1, rate // 100), int(keep_s * rate)
+    if not len(loud): return 0, 0
+    return int(max(0, loud[0] * n - keep)), int(min(len(audio), (loud[-1] + 1) * n + keep))
+
+def trim(
+    audio:np.ndarray, # mono float32, shape (n,)
+    rate:int, # Hz
+    below_db:float=-50, # as in `loud_frames`
+    keep_s:float=0.03, # silence kept on either side, seconds
+) -> np.ndarray: # a slice of `audio`; empty when it is silent throughout
+    "Audio without the silence around it."
+    return audio[slice(*sounding(audio, rate, below_db, keep_s))]
+
+
+# %% ../nbs/02_audio.ipynb #67da17de
 def fade(
     audio:np.ndarray, # mono float32, shape (n,)
     rate:int, # Hz

@@ -110,6 +110,8 @@ class Config:
         "characters in the first chunk of a stream; 0: no short first chunk")
     expected_rtf:float = setting(0.66, number(0.01, 0.95, float),
         "seconds of work for a second of speech at which growing chunks still keep a player fed")
+    emoji:str = setting("name", one_of("name", "skip"),
+        "what becomes of emoji in a text: said by `name`, or left out and reported")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")
     job_timeout_s:float = setting(300., number(1, 86400, float),
         "seconds after which a job ends with an error")
