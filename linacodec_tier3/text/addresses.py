@@ -258,13 +258,13 @@ PROGRAMS = """Python Java JavaScript TypeScript Node PHP Ruby Rails Rust Go Perl
     Unicode HTTP HTML CSS TLS SSL API SDK GPT Claude Gemini Llama Mistral Qwen Whisper Word Excel
     Photoshop Minecraft python""".split()
 
-# %% ../../nbs/text/04_addresses.ipynb #7127b6b2
-_NUMBERS = r"\d{1,4}(?:\.\d{1,4}){%s}"
-_VERSION = _later(rf"""(?<![\w.,+-]|\d[./]) (?: (?P<v>[vV])\.?\ ?(?P<a>{_NUMBERS % '0,4'})
-      | (?P<a>{_NUMBERS % '2,4'}) | (?P<word>(?i:version|release|firmware|build|{'|'.join(PROGRAMS)}))
-                                   (?P<gap>[ -])(?P<v>[vV])?(?P<a>{_NUMBERS % '1,4'}) )
-      (?P<tail>[-.]?(?:rc|alpha|beta|dev|post|[ab](?=\d))[.-]?\d{{0,4}})? (?P<x>\.[x*](?!\w))?
-      (?![\w%°€$£¥]|[.,/:]\d)""")
+# %% ../../nbs/text/04_addresses.ipynb #62e64c25
+_VERSION = _later(r"""(?P<a>\d{1,4}(?:\.\d{1,4}){0,4})
+    (?P<tail>[-.]?(?:rc|alpha|beta|dev|post|[ab](?=\d))[.-]?\d{0,4})? (?P<x>\.[x*](?!\w))?
+    (?![\w%°€$£¥]|[.,/:]\d)""")
+_VERSION_WORD = rf"(?i:version|release|firmware|build|{'|'.join(PROGRAMS)})"
+_VERSION_HEAD = _later(rf"""(?r)(?: (?<![\w.,+-])(?P<word>{_VERSION_WORD})[\ -](?P<v>[vV])?
+                                  | (?<![\w.,+-])(?P<v>[vV])\.?\ ? | (?<![\w.,+-]|\d[./]) )""")
 _DATE_LIKE = _later(r"""(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.(?:1[5-9]|20)?\d\d
                        | \d{1,3}(?:\.\d{3}){2,} | \d{4}\.\d\d\.\d\d""")
 
@@ -272,16 +272,16 @@ def _numbers(row): # "3.11" as a version is three point eleven
     return " point ".join(digit_words(n) if len(n) > 1 and n[0] == "0" else cardinal(int(n))
                           for n in row.split("."))
 
-def _version_said(m):
-    "A version in words; None if it may be a date or a number in groups."
-    if m["v"] == "V" and not m["word"] and "." not in m["a"]: return None # as of an engine
-    if not m["v"] and not m["word"] and _DATE_LIKE().fullmatch(m["a"]): return None
-    tail = " ".join(_figures(p) if p.isdigit() else p for p in regex.findall(r"[a-z]+|[0-9]+", m["tail"]
-        or ""))
-    tail = regex.sub(r"\b(rc|[ab])\b", lambda m: _letters(m[0]), tail)
-    said = " ".join(filter(None, ["version" if m["v"] else "", _numbers(m["a"]), tail, "point X"
-                                  if m["x"] else ""]))
-    return said
+def _version_said(m, head):
+    "A version in words; None if it may be a date, a decimal number or one in groups."
+    if not head["word"] and (m["a"].count(".") < 2 if not head["v"] else head["v"] == "V"
+                             and "." not in m["a"]): return None
+    if not head["v"] and ("." not in m["a"] or not head["word"]
+                          and _DATE_LIKE().fullmatch(m["a"])): return None
+    tail = regex.findall(r"[a-z]+|[0-9]+", m["tail"] or "")
+    letters = {"rc": "R C", "a": "A", "b": "B"}
+    words = [_figures(part) if part.isdigit() else letters.get(part, part) for part in tail]
+    return " ".join([*["version"] * bool(head["v"]), _numbers(m["a"]), *words, *["point X"] * bool(m["x"])])
 
 # %% ../../nbs/text/04_addresses.ipynb #452729c9
 def versions_said(
@@ -291,10 +291,10 @@ def versions_said(
     if not regex.search(r"\.[0-9]|[vV]\.?\ ?[0-9]", draft.open): return draft
     edits = []
     for m in _VERSION().finditer(draft.open):
-        if (said := _version_said(m)) is None: continue
-        v = m["v"] is not None
-        edits.append((m.start("v") if v else m.start("a"), m.end(), said))
-    return edited(draft, edits)
+        head = _VERSION_HEAD().match(m.string, max(0, m.start() - 24), m.start())
+        if head and (said := _version_said(m, head)): edits.append((head.start("v") if head["v"]
+            else m.start(), m.end(), said))
+    return edited(draft, edits) if edits else draft
 
 # %% ../../nbs/text/04_addresses.ipynb #523c5f2f
 _PHONE = _later(r"""(?<![\w.+,:/$€£¥#-]|\d\ |\(\+?) (?:
