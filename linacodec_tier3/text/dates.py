@@ -317,13 +317,15 @@ years_around = saying(
     rf"|(?<=\b\p{{Lu}}\p{{L}}{{1,20}},\s)(?P<years>{_Y})(?=\)|[.,;:]?(?:\s|$)){_FOLLOWS}{_PLURAL})",
     _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #370076ef
+# %% ../../nbs/text/04_dates.ipynb #d78a2a1f
 _ALONE = r"(?<![\p{L}\p{N}$€£¥#%]|\d[.,:/-])"
 years_before = saying(
     rf"(?=\d){_ALONE}(?:(?P<years>{_Y})(?=['’]s\s|\s?[-–—]\s?(?:present|today|now)\b)"
     rf"|(?<!\b(?i:{_words(_ABOUT)})\s)(?P<years>(?:18[5-9]|19\d|20[0-4])\d)"
     r"(?=\s(?:[A-Z][a-z]+|[A-Z]{3,})\s[A-Z])"
-    rf"|(?<=^)(?P<years>{_Y})(?=\s?[:–—]\s))", _say_chain)
+    rf"|(?<=^)(?P<years>{_Y})(?=\s?[:–—]\s)|(?P<years>{_Y})(?=,\s(?:pp?|vol|ch|no|fig)\.|\s"
+    rf"(?:births|deaths)\b)"
+    rf"|(?<=\p{{L}}\.\s)(?P<years>{_Y})(?=\.(?:\s|$)))", _say_chain)
 
 # %% ../../nbs/text/04_dates.ipynb #fd8dfe6b
 def _say_month_year(m):
