@@ -57,7 +57,9 @@ def home() -> Path: # absolute; a temporary folder of this user where there is n
     try: found = Path.home()
     except RuntimeError: found = None
     if found and (os.access(found, os.W_OK) or (found / ".cache").is_dir()): return found
-    return Path(tempfile.gettempdir(), f"linacodec-tier3-{os.getuid()}")
+    try: return Path(tempfile.gettempdir(), f"linacodec-tier3-{os.getuid()}")
+    except OSError: raise ConfigError("this user has neither a home nor a temporary folder to write to; "
+                                      "set HOME or TMPDIR to a folder that can be written") from None
 
 def path(
     text:str, # a folder; `~` is expanded
@@ -66,7 +68,6 @@ def path(
     if text == "~" or text.startswith("~/"): return home().joinpath(text[2:]).absolute()
     try: return Path(text).expanduser().absolute()
     except RuntimeError: raise ValueError(f"{text.split('/')[0]} is no user of this machine") from None
-
 
 # %% ../nbs/01_config.ipynb #4a9613d7
 def setting(

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['clean', 'paused']
 
-# %% ../../nbs/text/01_clean.ipynb #e96a9a77
+# %% ../../nbs/text/01_clean.ipynb #0a82e4a8
 import regex, unicodedata
-from difflib import SequenceMatcher
 from functools import lru_cache
 from .edits import Draft, edited, put
 
@@ -100,24 +99,22 @@ def _composed(draft): # a draft in form C, without heaps of accents
         draft = put(draft, _CLUSTERS, lambda m: unicodedata.normalize("NFC", m[0]), final=False)
     return put(draft, _STACKED, "", final=False) if marks else draft
 
-# %% ../../nbs/text/01_clean.ipynb #99e57c8a
+# %% ../../nbs/text/01_clean.ipynb #29be16c0
 _SUSPECT = regex.compile(r"[ÂÃâÄÅÎÏÐÑØÙà-ãïðŸă][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|[ÃÂ] ")
+_KEPT = regex.compile("([ -~]++)"), regex.compile("([!-~]++)")  # a blank may be half of an "à"
 
-def _changes(before, after): # edits that make one word of another
-    if len(before) > 200: return [(0, len(before), after)]
-    matches = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    return [(a, b, after[x:y]) for kind, a, b, x, y in matches if kind != "equal"]
-
-def _restored(line): # edits that turn a line back, word by word if they are as many as before
+def _restored(line): # edits that turn a line back, each of what stands between two ASCII characters
     import ftfy
     right = ftfy.fix_encoding(line)
     if right == line: return
-    old, new = line.split(" "), right.split(" ")
-    if len(old) != len(new): old, new = [" ".join(old)], [" ".join(new)]
+    for kept in _KEPT:
+        old, new = kept.split(line), kept.split(right)
+        if old[1::2] == new[1::2]: break
+    else: old, new = [line], [right]
     at = 0
     for before, after in zip(old, new):
-        if before != after: yield from ((at + a, at + b, said) for a, b, said in _changes(before, after))
-        at += len(before) + 1
+        if before != after: yield at, at + len(before), after
+        at += len(before)
 
 def _suspects(text): # the lines with such sequences in them, each once
     end = 0
@@ -178,7 +175,7 @@ def clean(
     for step in _decoded, _of_lines, _of_characters, _composed: draft = step(draft)
     return put(draft, _MARKS, _as_one, final=False)
 
-# %% ../../nbs/text/01_clean.ipynb #983b5406
+# %% ../../nbs/text/01_clean.ipynb #5144c751
 _ROWS = regex.compile(r"([=*_~#+^|\\<>•·-])\s?\1")
 _DASHES = regex.compile(r"""
       (?<=[\p{L}\p{M}\p{N}"'.,;:?)]) -{2,3}+ (?=[\p{L}\p{N}"'(])
@@ -191,10 +188,13 @@ def _as_pause(m): # between words a full stop, unless there is a pause already
     if not before or not after: return ""
     return " " if before in ".,;:!?…—([" or after in ".,;:!?…—)]" else ". "
 
+_BARS = regex.compile(r"(?<=\w\S{0,3})\s[|•·]\s(?=\S)")
+
 def paused(
     draft:Draft, # a paragraph without markup
 ) -> Draft: # its runs of symbols are marks that engines know
     "A paragraph in which a row of dashes, stars or the like is a pause."
-    if not _ROWS.search(draft.open): return draft
+    if not regex.search("[|•·]", draft.open) and not _ROWS.search(draft.open): return draft
+    draft = put(draft, _BARS, ", ", final=False)
     draft = put(draft, _DASHES, "—", final=False)
     return put(draft, _RUNS, _as_pause, final=False)

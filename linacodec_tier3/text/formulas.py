@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RAISED', 'LOWERED', 'OPENING', 'CLOSING', 'powers', 'formulas', 'indices', 'operators', 'times_sign', 'divided',
-           'compared', 'symbols', 'silent', 'scientific', 'FORMULAS', 'power', 'footnotes', 'minus', 'greek_letters']
+           'negative', 'compared', 'symbols', 'silent', 'scientific', 'FORMULAS', 'power', 'footnotes', 'minus',
+           'greek_letters']
 
 # %% ../../nbs/text/04_formulas.ipynb #d256060a
 import regex, unicodedata
@@ -12,8 +13,8 @@ from .edits import BLOT, Draft, edited
 from .numbers import (ALONE, PLAIN_NUMBER, SIGN, SIGNS, QUANTITY, Step, cardinal,
     number_words, quantity, saying)
 
-# %% ../../nbs/text/04_formulas.ipynb #8b4afb1a
-OPERATORS = {"+": "plus", "−": "minus", "×": "times", "*": "times", "·": "times", "⋅": "times",
+# %% ../../nbs/text/04_formulas.ipynb #9449a9ff
+OPERATORS = {"+": "plus", "−": "minus", "×": "times", "/": "over", "*": "times", "·": "times", "⋅": "times",
              "∙": "times", "÷": "divided by", "=": "equals",
              "==": "equals", "≠": "does not equal", "!=": "does not equal", "<": "is less than",
              ">": "is greater than",
@@ -24,12 +25,13 @@ OPERATORS = {"+": "plus", "−": "minus", "×": "times", "*": "times", "·": "ti
              "∝": "is proportional to", "≪": "is much less than", "≫": "is much greater than", "∈": "is in",
              "∪": "union", "∩": "intersection",
              "⊂": "is a subset of", "∧": "and", "∨": "or", "+-": "plus or minus", "+/-": "plus or minus"}
-ARROWS = {"→": "to", "⟶": "to", "➔": "to", "➜": "to", "⇒": "to", "->": "to", "=>": "to", "-->": "to"}
+ARROWS = {"→": "to", "↔": "to", "⟶": "to", "➔": "to", "➜": "to", "⇒": "to", "->": "to", "=>": "to",
+          "-->": "to"}
 # Said where nothing stands before them.
-COMPARED = {"<": "less than", ">": "greater than", "≤": "at most", "≥": "at least", "<=": "at most",
-            ">=": "at least", "≈": "about"}
+COMPARED = {"<": "less than", ">": "more than", "≤": "at most", "≥": "at least", "<=": "at most",
+            ">=": "at least", "≈": "approximately", "±": "plus or minus", "~": "about"}
 
-# %% ../../nbs/text/04_formulas.ipynb #7914670b
+# %% ../../nbs/text/04_formulas.ipynb #50fb0492
 RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹", "₀₁₂₃₄₅₆₇₈₉"
 _PLAIN = str.maketrans(RAISED + LOWERED + "⁺⁻₊₋ⁿ", "0123456789" * 2 + "+-+-n")
 
@@ -40,7 +42,8 @@ def power(
     if written in ("2", "3"): return "squared" if written == "2" else "cubed"
     sign, rest = ("minus ", written[1:]) if written[0] in "-−" else ("", written.lstrip("+"))
     if regex.fullmatch(QUANTITY, rest): return f"to the {sign}{quantity(rest)}"
-    return f"to the {sign}{' '.join(OPERATORS.get(c, c) for c in rest)}"
+    parts = regex.findall(r"\d+|[^\d\s]", rest)
+    return f"to the {sign}{' '.join(number_words(p) if p.isdigit() else OPERATORS.get(p, p) for p in parts)}"
 
 OPENING, CLOSING = ("", *"([{"), ("", *".,;:!?)]}'\"…")
 
@@ -49,20 +52,20 @@ def _spelled(m, words): # with blanks where there are none
     blank = lambda beside, outside: "" if beside.isspace() or beside in outside else " "
     return blank(before, OPENING) + words + blank(after, CLOSING)
 
-# %% ../../nbs/text/04_formulas.ipynb #c91061a1
+# %% ../../nbs/text/04_formulas.ipynb #5e6c8f4d
 def _say_power(m):
-    raised = (m["raised"] or m["caret"].strip("^{}() ")).translate(_PLAIN)
+    raised = (m["raised"] or m["caret"].strip("^*{}() ")).translate(_PLAIN)
     base = " ".join(m["letters"]) if m["letters"] else ""
     return f"{base} {power(raised)}" + " " * m.string[m.end():m.end() + 1].isalnum()
 
-_CARET = (rf"\s?\^\s?(?:[-−]?(?:{PLAIN_NUMBER}|\p{{L}}(?!\p{{L}}))|\{{[-−]?[\da-z+]{{1,12}}+\}}"
+_CARET = (rf"\s?(?:\^|\*\*)\s?(?:[-−]?(?:{PLAIN_NUMBER}|\p{{L}}(?!\p{{L}}))|\{{[-−]?[\da-z+]{{1,12}}+\}}"
           r"|\([-−]?[\da-z+/]{1,12}+\))")
 _RAISED = rf"(?:(?P<raised>[⁺⁻]?[{RAISED}]{{1,15}}+|ⁿ)|(?P<caret>{_CARET}))"
-_BASE = rf"(?<=[\d)\]π{BLOT}]|(?<!\p{{L}})\p{{L}}|π\p{{L}}|\b(?:sin|cos|tan|log))"
+_BASE = rf"(?<=[\d)\]π{BLOT}{LOWERED}]|(?<!\p{{L}})\p{{L}}|π\p{{L}}|\b(?:sin|cos|tan|log))"
 powers = saying(
-    rf"(?=[{RAISED}⁺⁻ⁿ^]|\s\^){_BASE}{_RAISED}|(?=[A-Za-z]{{2}}[{RAISED}⁺⁻ⁿ^])"
+    rf"(?=[{RAISED}⁺⁻ⁿ^]|\s\^|\s?\*\*){_BASE}{_RAISED}|(?=[A-Za-z]{{2}}[{RAISED}⁺⁻ⁿ^])"
     rf"(?<!\p{{L}})(?P<letters>[A-Za-z]{{2}}){_RAISED}",
-    _say_power, RAISED + "ⁿ^")
+    _say_power, RAISED + "ⁿ^*")
 
 # %% ../../nbs/text/04_formulas.ipynb #866808c4
 _ELEMENT = r"[A-Z][a-z]?"
@@ -102,10 +105,10 @@ def _say_index(m):
 
 indices = saying(rf"[{LOWERED}₊₋]{{1,40}}+", _say_index, LOWERED + "₊₋")
 
-# %% ../../nbs/text/04_formulas.ipynb #82bb24ac
+# %% ../../nbs/text/04_formulas.ipynb #fdee2931
 _LEFT = (rf"(?<=(?:[\d{BLOT})\]°%‰πθ∞′!²³⁰¹⁴-⁹\p{{Nd}}]|(?<![\p{{L}}'’])\p{{L}}|(?<!\p{{L}})\d\p{{L}})"
          rf"(?P<blank>\s?))")
-_RIGHT = (rf"(?=\s?(?:[\d{BLOT}(\[√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
+_RIGHT = (rf"(?=\s?(?:[\d{BLOT}(√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
           rf"|[-−]{BLOT}))")
 
 def _say_operator(m): return _spelled(m, OPERATORS[m["sign"]])
@@ -113,28 +116,45 @@ def _say_operator(m): return _spelled(m, OPERATORS[m["sign"]])
 operators = saying(
     rf"(?=[-+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨!]){_LEFT}(?P<sign>\+/-|\+-(?=\s)|==|!=|<=|>="
     rf"|[+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨]){_RIGHT}", _say_operator, "+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨")
-times_sign = saying(r"(?=[xX])(?<=\d\s)[xX](?=\s\d)", lambda m: "times", "xX")
+times_sign = saying(r"(?=[xX])(?<=\d\s?)(?<!\b0)[xX](?=\s?\d)", lambda m: _spelled(m, "times"), "xX")
 divided = saying(rf"(?=/)(?<=[\d{BLOT})]\s)/(?=\s[\d{BLOT}(])", lambda m: "divided by", "/")
-compared = saying(rf"(?<![^\s(\[\"'])(?:<=|>=|[<>≤≥≈])"
-                  rf"(?=[$€£]?\.?[\d{BLOT}])", lambda m: COMPARED[m[0]] + " ", "<>≤≥≈")
+_IS = r"(?<=\b(?:is|was|are|were|be|been|than|of)\s"
+negative = saying(rf"(?=[-−])(?:(?<={BLOT}\s)[-−](?=\p{{L}}(?![\p{{L}}'’]))|(?<=\()[-−]"
+                  rf"(?=\p{{L}}\s?[-+−±×*/=){BLOT}]))", lambda m: "minus ", "-−")
+compared = saying(
+    rf"(?=[<>≤≥≈±~])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈±~])"
+    rf"(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s|(?<=(?:^|\()..?)\s[\d{BLOT}])",
+    lambda m: COMPARED[m[0]], "<>≤≥≈±~")
 
-# %% ../../nbs/text/04_formulas.ipynb #ca468a76
+# %% ../../nbs/text/04_formulas.ipynb #c419de59
+_TIGHT = (rf"(?:(?<=\d)[-–/]|(?<=(?<!\p{{L}})\p{{L}})/)"
+          rf"(?=(?:[\d.]{{1,9}}|\p{{L}})(?:\s?{BLOT}|(?<!\d)(?!\p{{L}})))")
 _MINUS = regex.compile(
-    rf"(?<=(?P<left>[\d{BLOT})]|(?<![\p{{L}}'’.])\p{{L}}|\d\p{{L}})\s)(?:-|–(?=[^=.\n]{{1,30}}=))"
-    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))")
+    rf"(?=[-–/])(?:(?<=(?P<left>[\d{BLOT})]|(?<![\p{{L}}'’.])\p{{L}}|\d\p{{L}})\s)(?:-|–(?=[^=.\n]{{1,30}}=))"
+    rf"(?=\s(?P<right>[\d{BLOT}(√]|[-−]\d|\p{{L}}(?![\p{{L}}'’.])))|(?P<tight>{_TIGHT}))")
+_RECKONING = regex.compile(r"[=+×÷*√²³^]|\b(?:equals|plus|times|minus|squared|what is|what's|compute"
+                           r"|calculate|solve)\b", regex.I)
+_IN_TEXT = regex.compile(r"\p{L}{2}")
 
+# %% ../../nbs/text/04_formulas.ipynb #9e3c53b8
 def minus(
     draft:Draft, # any
-) -> Draft: # `3 - 4` in words
-    "A minus with a blank on either side."
+) -> Draft: # `3 - 4` in words, where it is no range
+    "A minus between two numbers, letters or powers."
     edits = []
-    for m in _MINUS.finditer(draft.open) if " - " in draft.open or " – " in draft.open else ():
-        raised = draft.text[max(m.start() - 9, 0):m.start() - 1].endswith(("squared", "cubed"))
-        if BLOT in m["left"] and m["right"] == BLOT and not raised: continue
-        edits.append((*m.span(), "minus"))
+    for m in _MINUS.finditer(draft.open) if set("-–/") & set(draft.open) else ():
+        around = draft.text[max(m.start() - 40, 0):m.end() + 40]
+        if m["tight"]: # 35-20=15
+            is_sum = regex.match(r"(?:[\d.]+|\p{L})\s*equals", draft.text, pos=m.end())
+            is_sum = is_sum or m["tight"] == "/" and draft.text.endswith("equals ", 0, m.start() - 1)
+            if is_sum: edits.append((*m.span(), " divided by " if m["tight"] == "/" else " minus "))
+        elif BLOT in m["left"] and m["right"] == BLOT and not _RECKONING.search(around): continue
+        elif (m["left"] + m["right"]).isdigit() and _IN_TEXT.search(around) and not _RECKONING.search(around):
+            edits.append((*m.span(), "to"))
+        else: edits.append((*m.span(), "minus"))
     return edited(draft, edits) if edits else draft
 
-# %% ../../nbs/text/04_formulas.ipynb #4ad8b6b2
+# %% ../../nbs/text/04_formulas.ipynb #26cd033f
 SYMBOLS = {"©": "copyright", "§": "section", "§§": "sections", "¶": "paragraph", "№": "number",
            "∞": "infinity", "√": "square root of", "∛": "cube root of",
            "∑": "sum", "∏": "product", "∂": "partial", "∇": "nabla", "∫": "integral", "∅": "empty set",
@@ -145,17 +165,18 @@ SYMBOLS = {"©": "copyright", "§": "section", "§§": "sections", "¶": "paragr
            "$": "dollars", "€": "euros", "£": "pounds",
            "¥": "yen", "₹": "rupees", "₿": "bitcoin", "Å": "angstrom", "℧": "mho", "ℓ": "liter",
            "µ": "micro", "=": "equals", "+": "plus", "×": "by",
-           "≈": "about", "≠": "not equal to", "≤": "at most", "≥": "at least", "±": "plus or minus",
+           "≈": "approximately", "≠": "not equal to", "↑": "up", "↓": "down", "≤": "at most",
+           "≥": "at least", "±": "plus or minus",
            "÷": "divided by", "<": "is less than", ">": "is greater than"}
-SILENT = "®™℠•‣▪▫●○◦■□◆◇★☆†‡¦¬¨¯´¸"
+SILENT = "↑↓←®™℠•‣▪▫●○◦■□◆◇★☆†‡¦¬¨¯´¸"
 GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ϵ": "epsilon",
          "ζ": "zeta", "η": "eta", "θ": "theta", "ϑ": "theta",
          "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "ο": "omicron",
          "π": "pi", "ρ": "rho", "σ": "sigma", "ς": "sigma",
          "τ": "tau", "υ": "upsilon", "φ": "phi", "ϕ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega"}
 
-# %% ../../nbs/text/04_formulas.ipynb #240a416c
-_NUMBER_SIGN = saying(r"(?<![\p{L}\p{N}#&])(?:#|№|N[º°]|n[º°])\s?(?=\d)", lambda m: "number ", "#№º°")
+# %% ../../nbs/text/04_formulas.ipynb #c0ec12ce
+_NUMBER_SIGN = saying(r"(?<![\p{L}\p{N}#&])(?:#|№|N[º°]|n[º°])(?=\s?\d)", lambda m: "number", "#№º°")
 
 def _say_symbol(m):
     sign = m["sign"]
@@ -163,14 +184,16 @@ def _say_symbol(m):
     return _spelled(m, SYMBOLS[sign])
 
 _WORD = rf"[\p{{L}}\p{{N}}{BLOT}]"
+_NAMED = "©¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧"
 symbols = saying(
-    rf"(?=[-=+×÷<>≈≠≤≥±§©¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧°@%‰¢$€£¥₹₿→⟶➔➜⇒])(?:(?P<sign>§§|[©§¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧])|(?P<sign>°[CF]?)(?!\p{{L}})"
-    rf"|(?<!\S)(?P<sign>[@%‰¢$€£¥₹₿])(?=[\s.,;:!?)]|$)|(?<=[\d{BLOT}])\s?(?P<sign>[%‰])|(?<=\s)(?P<sign>@)"
-    rf"(?=[$€£{BLOT}\d])"
-    rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→⟶➔➜⇒])(?=\s?{_WORD})"
-    rf"|(?<={_WORD}\s)(?P<sign>[=+×≈≠≤≥±÷<>])(?=\s{_WORD})|(?<=\p{{L}}[\p{{L}}_]{{0,20}})(?P<sign>=)"
-    rf"(?=[\p{{L}}\d{BLOT}])"
-    rf"|(?<=\p{{L}})(?P<sign>\+)(?![\p{{L}}\p{{N}}+]))", _say_symbol)
+    rf"(?=[-=+×÷<>≈≠≤≥±§↑↓°@%‰¢$€£¥₹₿→↔⟶➔➜⇒{_NAMED}])(?:(?P<sign>§§?|[{_NAMED}]|[↑↓](?=\s?[{BLOT}\d]))"
+    rf"|(?P<sign>°[CF]?)(?!\p{{L}})|(?<!\S)(?P<sign>[@%‰¢$€£¥₹₿])(?=[\s.,;:!?)]|$)"
+    rf"|(?<=[\d{BLOT}])\s?(?P<sign>[%‰])|(?<=[\s\d])(?P<sign>@)(?=[$€£{BLOT}\d])"
+    rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→↔⟶➔➜⇒])(?=\s?{_WORD})"
+    rf"|(?<={_WORD}\s)(?P<sign>[=+×≈≠≤≥±÷<>])(?=\s{_WORD})"
+    rf"|(?<=\p{{L}}[\p{{L}}_]{{0,20}})(?P<sign>=)(?=[\p{{L}}\d{BLOT}])"
+    r"|(?<=\p{L})(?P<sign>\+)(?![\p{L}\p{N}+]))", _say_symbol)
+
 def _say_nothing(m): # but one blank, where there was one
     return " " if m[0][-1].isspace() and m.start() and not m.string[m.start() - 1].isspace() else ""
 
@@ -195,13 +218,13 @@ def greek_letters(
     if draft.open.isascii() or _GREEK_WORD.search(draft.open): return draft
     return _GREEK_LETTER(draft)
 
-# %% ../../nbs/text/04_formulas.ipynb #a87ad7c7
+# %% ../../nbs/text/04_formulas.ipynb #e1b30984
 def _say_scientific(m):
-    raised = power(str(int(m["power"].replace("−", "-"))))
-    return f"{SIGNS[m['sign']]}{number_words(m['a'])} times ten {raised}"
+    raised = cardinal(int(m["power"].replace("−", "-")))
+    return f"{SIGNS[m['sign']]}{number_words(m['a'])} times ten to the {raised}"
 
 scientific = saying(rf"{ALONE}(?P<sign>{SIGN})(?P<a>\d{{1,30}}(?:\.\d{{1,30}})?)[eE]"
                     r"(?P<power>[-−+]?\d{1,4})(?![\p{L}\p{N}]|\.\d)", _say_scientific, "eE")
 FORMULAS:tuple[Step, ...] = (
     scientific, formulas, footnotes, powers, indices, _NUMBER_SIGN, compared, operators, times_sign, divided,
-    minus, greek_letters, symbols, silent)
+    minus, negative, greek_letters, symbols, silent)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['VULGAR', 'GROUPS', 'PLAIN_NUMBER', 'QUANTITY', 'ALONE', 'SIGN', 'SIGNS', 'Step', 'ordinals', 'fractions', 'ranges',
-           'NUMBERS', 'cardinal', 'digit_words', 'ordinal', 'halves', 'plural', 'year', 'decade', 'fraction', 'mixed',
-           'number_words', 'is_one', 'quantity', 'any_of', 'ascii_digits', 'with_digits', 'saying']
+           'verses', 'hundreds', 'house_numbers', 'zip_codes', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal',
+           'halves', 'plural', 'year', 'decade', 'fraction', 'mixed', 'number_words', 'is_one', 'quantity', 'any_of',
+           'ascii_digits', 'where', 'with_digits', 'saying', 'separated']
 
 # %% ../../nbs/text/03_numbers.ipynb #81dfec50
 import regex, unicodedata
@@ -106,17 +107,19 @@ def mixed(
     part = fraction(above, below)
     return f"{cardinal(whole)} and {'a ' + part[4:] if part.startswith('one ') else part}"
 
-# %% ../../nbs/text/03_numbers.ipynb #d603621a
+# %% ../../nbs/text/03_numbers.ipynb #7dca8700
 VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
-GROUPS = ("(?:\\d{1,3}(?:,\\d{3}){1,9}+(?!\\d)|\\d{1,2}(?:,\\d\\d){1,6}+,\\d{3}(?!\\d)"
-          "|\\d{1,3}(?:['’\u00a0\u2009\u202f]\\d{3}){1,9}+(?!\\d)|[1-9]\\d{0,2}(?: 000){1,4}+(?!\\d|,\\d))")
+GROUPS = ("(?:\\d{1,3}(?:,\\d{3}){1,9}+(?!\\d)|\\d{1,2}(?:,\\d\\d(?!\\d)){1,6}+,\\d{3}(?!\\d)"
+          "|\\d{1,3}(?:['’\u00a0\u2009\u202f]\\d{3}){1,9}+(?!\\d)|[1-9]\\d{0,2}(?: 000){1,4}+(?!\\d|,\\d)"
+          "|[1-9]\\d?(?: \\d{3}){2,4}+(?! ?\\d|,\\d))")
 PLAIN_NUMBER = rf"(?:(?:{GROUPS}|\d{{1,400}}+)(?:\.\d{{1,400}}+)?+|\.\d{{1,400}}+)"
 QUANTITY = (rf"(?:\d{{0,4}}+[ \u2009]?[{VULGAR}]|\d{{1,4}}[ -]\d{{1,2}}[/⁄]\d{{1,2}}(?![\d/])"
             rf"|\d{{1,3}}[/⁄]\d{{1,3}}(?![\d/])|{PLAIN_NUMBER})")
-ALONE = rf"(?=[-−–+±~∼≈\d.{VULGAR}])(?<![\p{{L}}\p{{N}}{BLOT}]|\d[.,:/'’])"  # before a number: it is not the rest of a longer one
+ALONE = (rf"(?=[-−–+±~∼≈\d.{VULGAR}])(?<![\p{{L}}\p{{N}}{BLOT}]|\d[.,:/'’]"
+         r"|\^[-−]?)")  # before a number: it is not the rest of a longer one
 SIGN = r"""(?:(?<![^\s(\[{"“'‘:=,;/<>≤≥≈|→])(?:[-−–]|\+-?|±|[~∼≈]))?+"""  # before a number, without a blank
 SIGNS = {"-": "minus ", "−": "minus ", "–": "minus ", "+": "plus ", "±": "plus or minus ",
-         "+-": "plus or minus ", "~": "about ", "∼": "about ", "≈": "about ", "": ""}
+         "+-": "plus or minus ", "~": "about ", "∼": "about ", "≈": "approximately ", "": ""}
 
 # %% ../../nbs/text/03_numbers.ipynb #a9ad9cba
 @lru_cache(4096)
@@ -172,21 +175,29 @@ def ascii_digits(
     def plain(m): return "." if m[0] == "٫" else "," if m[0] == "٬" else str(unicodedata.digit(m[0], 0))
     return draft if draft.open.isascii() else put(draft, _OTHER_DIGITS, plain, final=False)
 
-# %% ../../nbs/text/03_numbers.ipynb #65b49c6f
+# %% ../../nbs/text/03_numbers.ipynb #77630cda
 Step = Callable[[Draft], Draft]
-_ANY_DIGIT = regex.compile(r"\p{N}")
+
+def where(
+    pattern:str, # of the `regex` module; what the steps need, looked for before each
+    *steps:Step, # one after another
+) -> Step: # does nothing to a text in which the pattern is not open
+    "Steps that only some texts need."
+    needed = cache(lambda: regex.compile(pattern))
+    def step(draft):
+        for each in steps:
+            if not needed().search(draft.open): return draft
+            draft = each(draft)
+        return draft
+    return step
 
 def with_digits(
     *steps:Step, # one after another
 ) -> Step: # does nothing to a text in which no number is open
     "Steps that only texts with numbers need."
-    def step(draft):
-        for each in steps:
-            if not _ANY_DIGIT.search(draft.open): return draft
-            draft = each(draft)
-        return draft
-    return step
+    return where(r"\p{N}", *steps)
 
+# %% ../../nbs/text/03_numbers.ipynb #056f1c51
 def saying(
     pattern:str|Callable[[], str], # of the `regex` module, or what gives it; compiled when first used
     say:Callable[[regex.Match], str | None], # as in `put`
@@ -200,50 +211,95 @@ def saying(
         return put(draft, compiled(), say)
     return step
 
-# %% ../../nbs/text/03_numbers.ipynb #e67f1ecc
-def _say_ordinal(m): return ordinal(int(regex.sub(r"\D", "", m["n"]))) + (m["s"] or "")
+# %% ../../nbs/text/03_numbers.ipynb #12caabf9
+def _say_ordinal(m): return ordinal(int(regex.sub(r"\D", "", m["n"]))) + (" to " if m["to"] else m["s"])
 
-ordinals = saying(rf"{ALONE}(?P<n>\d{{1,3}}(?:,\d{{3}}){{1,3}}+|\d{{1,12}}+)(?:(?i:st|nd|rd|th)|[ºª]|ˢᵗ|ⁿᵈ"
-                  rf"|ʳᵈ|ᵗʰ)(?P<s>s?)(?![\p{{L}}\d])",
-                _say_ordinal)
+_RANK = r"(?:(?i:st|nd|rd|th)|[ºª]|ˢᵗ|ⁿᵈ|ʳᵈ|ᵗʰ)"
+ordinals = saying(
+    rf"{ALONE}(?P<n>\d{{1,3}}(?:,\d{{3}}){{1,3}}+|\d{{1,12}}+){_RANK}"
+    rf"(?:(?P<to>\s?[-–]\s?)(?=\d{{1,4}}{_RANK})|(?P<s>s?)(?![\p{{L}}\d]))", _say_ordinal)
 
-# %% ../../nbs/text/03_numbers.ipynb #a0cdf2a5
-_AS_THEY_ARE = {(24, 7): "twenty-four seven", (9, 11): "nine eleven", (50, 50): "fifty fifty"}
+# %% ../../nbs/text/03_numbers.ipynb #146ca04c
+_AS_THEY_ARE = {(24, 7): "twenty-four seven", (20, 20): "twenty twenty", (9, 11): "nine eleven",
+                (50, 50): "fifty fifty"}
 
-def _say_fraction(m):
-    if m["vulgar"]: return _spaced(m, quantity(m["vulgar"]))
+def _say_fraction(m): return SIGNS[m["sign"]] + _fraction(m)
+
+def _fraction(m):
+    if m["vulgar"]: return quantity(m["vulgar"])
     whole, above, below = int(m["whole"] or 0), int(m["above"]), int(m["below"])
     if whole and above < below and 1 < below <= 100: return mixed(whole, above, below)
     before = f"{cardinal(whole)} " if m["whole"] else ""
     if (above, below) in _AS_THEY_ARE: return before + _AS_THEY_ARE[above, below]
-    if below in (5, 10) and m["rated"] is not None or above == below:
+    if below in (5, 10) and m["rated"] is not None or above == below > 4:
         return f"{before}{cardinal(above)} out of {cardinal(below)}"
     return before + fraction(above, below)
 
-def _spaced(m, words): # apart from the letters beside it
-    before, after = m.string[max(m.start() - 1, 0):m.start()], m.string[m.end():m.end() + 1]
-    return " " * (before.isalnum() or before == BLOT) + words + " " * (after.isalpha() or after == BLOT)
-
 fractions = saying(
-    rf"{ALONE}(?<![-/])(?:(?P<vulgar>\d{{0,6}}+[ \u2009]?"
+    rf"{ALONE}(?P<sign>{SIGN})(?<!\d[-–]|/)(?:(?P<vulgar>\d{{0,6}}+[ \u2009]?"
     rf"[{VULGAR}])|(?:(?P<rated>(?<=(?:[Rr]ated|[Ss]cored?|[Gg]ave it|rating of|[Gg]ot) ))"
-    rf"|(?P<whole>\d{{1,4}})[ -])?+(?P<above>\d{{1,6}}+)[/⁄](?P<below>\d{{1,6}}+)"
+    rf"|(?P<whole>\d{{1,4}})[ -])?+(?P<above>\d{{1,6}}+)[/⁄](?P<below>\d{{1,6}}+)(?:(?:th|rd|nd)s?"
+    rf"(?!\p{{L}}))?+"
     rf"(?![\d/]|[.,]\d))", _say_fraction, "/⁄" + VULGAR)
 
-# %% ../../nbs/text/03_numbers.ipynb #e2593119
+# %% ../../nbs/text/03_numbers.ipynb #f38e2ffb
+_AS_ONE = {"50-50": "fifty fifty", "20-20": "twenty twenty", "80-20": "eighty twenty",
+           "24-7": "twenty-four seven"}
+
 def _say_range(m):
+    if m[0] in _AS_ONE: return _AS_ONE[m[0]]
     return f"{SIGNS[m['sign']]}{number_words(m['a'])} to {SIGNS[m['minus']]}{number_words(m['b'])}"
 
-ranges = saying(rf"{ALONE}(?P<sign>{SIGN})(?<!\d[-–—])(?P<a>{PLAIN_NUMBER})(?:[-‑–—]|\s[–—]\s|(?<=\d):"
-                rf"(?=\d))(?P<minus>[-−]?+)(?P<b>{PLAIN_NUMBER})"
-              rf"(?![-‑–—:/.]?\d)", _say_range)
+ranges = saying(
+    rf"{ALONE}(?P<sign>{SIGN})(?<!\d[-–—])(?P<a>{PLAIN_NUMBER})(?:[-‑–—]|\s[–—]\s|(?<=\d):(?=\d))"
+    rf"(?P<minus>[-−]?+)(?P<b>{PLAIN_NUMBER})(?![-‑–—:/.]?\d)", _say_range)
 
-# %% ../../nbs/text/03_numbers.ipynb #cb7c8098
+# %% ../../nbs/text/03_numbers.ipynb #58e9598b
+_BOOKS = """Genesis Exodus Leviticus Numbers Deuteronomy Joshua Judges Ruth Samuel Kings Chronicles Ezra
+    Nehemiah Esther Job Psalm Psalms Proverbs Ecclesiastes Song Isaiah Jeremiah Lamentations Ezekiel Daniel
+    Hosea Joel Amos Obadiah Jonah Micah Nahum Habakkuk Zephaniah Haggai Zechariah Malachi Matthew Mark Luke
+    John Acts Romans Corinthians Galatians Ephesians Philippians Colossians Thessalonians Timothy Titus
+    Philemon Hebrews James Peter Jude Revelation Gen Ex Lev Num Deut Josh Judg Sam Chr Neh Ps Prov Eccl Isa
+    Jer Lam Ezek Dan Matt Rom Cor Gal Eph Phil Col Thess Tim Heb Jas Pet Rev"""
+
+# %% ../../nbs/text/03_numbers.ipynb #d7ee971d
+def _say_verses(m):
+    up_to = f" to {number_words(m['c'])}" if m["c"] else ""
+    return f"{number_words(m['a'])} {number_words(m['b'])}{up_to}"
+
+verses = saying(lambda: rf"(?=\d)(?<=\b{any_of(_BOOKS.split())}\.?\s)(?P<a>\d{{1,3}}):(?P<b>\d{{1,3}})"
+                r"(?:\s?[-–]\s?(?P<c>\d{1,3}))?(?!\d)", _say_verses, ":")
+def _say_hundreds(m):
+    zeros = m["n"].count("0")
+    return f"{number_words(m['n'])}s" if zeros > 3 else ("tens", "hundreds", "thousands")[zeros - 1]
+
+hundreds = saying(rf"{ALONE}(?P<n>1(?:0{{1,6}}|0{{0,2}},000))['’]?s(?=\s(?:of|or|and \d+s)\b)",
+                  _say_hundreds, "s")
+
+# %% ../../nbs/text/03_numbers.ipynb #6e22d8e6
+_STREETS = """St Ave Blvd Rd Dr Ln Ct Pl Sq Pkwy Hwy Street Avenue Boulevard Road Drive Lane Way Court Place
+    Square Parkway Highway Terrace"""
+_STATES = """AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY
+    NC ND OH OK OR PA RI SC SD TN TX UT VT VA WA WV WI WY DC"""
+
+# %% ../../nbs/text/03_numbers.ipynb #53ca197f
+def _streets():
+    name = r"(?:[A-Z][\p{L}'’]{1,20}|\d{1,3}(?:st|nd|rd|th))\s"
+    return rf"{ALONE}(?P<n>[1-9]\d{{3}})(?=\s(?:[NSEW]\.?\s)?{name}(?:{name})?{any_of(_STREETS.split())}\b)"
+
+def _zips(): return rf"(?=\d)(?<=\b{any_of(_STATES.split())}\s)\d{{5}}(?:-\d{{4}})?(?![\d\p{{L}}])"
+
+house_numbers = saying(_streets, lambda m: halves(int(m["n"])))
+zip_codes = saying(_zips, lambda m: ", ".join(map(digit_words, m[0].split("-"))))
+
+# %% ../../nbs/text/03_numbers.ipynb #7b896db7
 def _say_list(m): # 1,2,3 and 1.2.3 and 1-2-3 and 1/2/3
     parts = regex.findall(r"\d+", m[0])
+    if m["mark"] == "." and parts[0] != "0" and all(len(p) == 3 for p in parts[1:]) and len(parts[0]) < 4:
+        return number_words("".join(parts))  # 1.000.000
     long = any(len(p) > 3 for p in parts) and m["mark"] in "-‑–—"
     between = {",": ", ", ".": " point "}.get(m["mark"], " " if long or m["mark"] == "/" else ", ")
-    return _spaced(m, between.join(digit_words(p) if long else number_words(p) for p in parts))
+    return between.join(digit_words(p) if long else number_words(p) for p in parts)
 
 _number_lists = saying(rf"(?<!\d|\d[,./:-])(?!{GROUPS}(?!,\d))\d{{1,40}}+(?P<mark>[,./:‑–—-])\d{{1,40}}+(?:"
                        rf"(?P=mark)\d{{1,40}}+){{1,200}}+", _say_list)
@@ -252,20 +308,34 @@ _comma_pairs = saying(rf"(?<!\d|\d[,.])(?!{GROUPS})\d{{1,40}}+(?P<mark>,)\d{{1,4
 
 def _say_number(m):
     sign = m["sign"] or ""
-    if m["hyphen"]: return f" {number_words(m['n'])}{' ' * m.string[m.end():m.end() + 1].isalpha()}"
-    return _spaced(m, SIGNS[sign] + number_words(m["n"]) + (" plus" if m["plus"] else ""))
+    return SIGNS[sign] + number_words(m["n"]) + (" plus" if m["plus"] else "")
 
-_numbers = saying(rf"(?=[-−–+±~∼≈\d.‑])(?:(?P<hyphen>(?<=\p{{Lu}})[-‑–])|(?P<sign>{SIGN}))?+(?<!\d)(?P<n>(?:(?<!\d)|"
+_numbers = saying(rf"(?=[-−–+±~∼≈\d.‑])(?:(?P<hyphen>(?<=\p{{Lu}})(?:[-‑–]|\.(?=\d)))|(?P<sign>{SIGN}))?+"
+                  rf"(?<!\d)(?P<n>(?:"
+                  rf"(?<!\d)|"
                   rf"(?<=\d,)){PLAIN_NUMBER})(?P<plus>\+(?![\d+\p{{L}}]))?+",
                 _say_number)
 
-# %% ../../nbs/text/03_numbers.ipynb #045ea03c
+# %% ../../nbs/text/03_numbers.ipynb #2f482bd6
 def _say_numeral(m): # ⁵, ③, Ⅳ, and whatever else counts
     value = unicodedata.numeric(m[0], None)
     if value is None: return None
     whole = value == int(value)
-    return _spaced(m, cardinal(int(value)) if whole else number_words(f"{value:.4f}".rstrip("0")))
+    return cardinal(int(value)) if whole else number_words(f"{value:.4f}".rstrip("0"))
 
 _numerals = saying(r"\p{N}", _say_numeral)
-NUMBERS = (ascii_digits, with_digits(
-    ordinals, fractions, _number_lists, ranges, _comma_pairs, _numbers, _numerals))
+
+# %% ../../nbs/text/03_numbers.ipynb #30fdd515
+def separated(
+    draft:Draft, # any
+) -> Draft: # with blanks between its words
+    "Blanks where words that are final meet letters or each other."
+    edits, at = [], 0
+    for s, t in zip(draft.stretches, draft.stretches[1:]):
+        at += len(s.text)
+        if (s.final or t.final) and s.text[-1].isalnum() and t.text[0].isalnum(): edits.append((at, at, " "))
+    return edited(draft, edits) if edits else draft
+
+NUMBERS:tuple[Step, ...] = (ascii_digits, with_digits(
+    house_numbers, zip_codes, ordinals, hundreds, verses, fractions, _number_lists, ranges, _comma_pairs,
+    _numbers, _numerals), separated)
