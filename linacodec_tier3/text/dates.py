@@ -352,7 +352,7 @@ def joined_dates(
                 if _QUARTER.search(draft.text, max(m.start() - 9, 0), m.start())]
     return _joined(edited(draft, quarters) if quarters else draft)
 
-# %% ../../nbs/text/04_dates.ipynb #e28c9e36
+# %% ../../nbs/text/04_dates.ipynb #28b981f7
 def _say_days(m):
     if m["a"]: words = f"{WEEKDAYS[m['a'][:3].title()]} to {WEEKDAYS[m['b'][:3].title()]}"
     else: words = f"{month(m['c'])} to {month(m['d'])}" + (f" {year(int(m['year']))}" if m["year"] else "")
@@ -360,7 +360,7 @@ def _say_days(m):
 
 spans_of_days = saying(
     rf"(?=[A-Z])(?<!\p{{L}})(?:(?P<a>{_WEEKDAY})\s?[-–]\s?(?P<b>{_WEEKDAY})|(?P<c>{_SHORT})\s?[-–]\s?"
-    rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?)(?!\p{{L}}|\s\d)"
+    rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?(?!\s\d))(?!\p{{L}})"
     rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
 
 # %% ../../nbs/text/04_dates.ipynb #15fcc726
