@@ -267,7 +267,8 @@ _VERSION = _later(r"""(?P<a>\d{1,4}(?:\.\d{1,4}){0,4})
 _VERSION_WORD = rf"(?i:version|release|firmware|build|{'|'.join(PROGRAMS)})"
 _VERSION_HEAD = _later(rf"""(?r)(?: (?<![\w.,+-])(?P<word>{_VERSION_WORD})[\ -](?P<v>[vV])?
                                   | (?<![\w.,+-])(?P<v>[vV])\.?\ ? | (?<![\w.,+-]|\d[./]) )""")
-_DATE_LIKE = _later(r"""(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.(?:1[5-9]|20)?\d\d | \d\d?\.\d\d?\.(?:19|20)\d\d
+_DATE_LIKE = _later(r"""(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.(?:1[5-9]|20)?\d\d
+                       | \d\d?\.\d\d?\.(?:19|20)\d\d
                        | \d{1,3}(?:\.\d{3}){2,} | \d{4}\.\d\d\.\d\d""")
 
 def _numbers(row): # "3.11" as a version is three point eleven
