@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 import numpy as np
-from .audio import FILES, PCM, FileEncoder, resample, to_base64, to_pcm
+from .audio import FILES, PCM, FileEncoder, of_length, resample, to_base64, to_pcm
 from .background import Ahead, JobState, JobStopped, Ladder, gpu_memory, in_batches, log_event
 from .chunker import Chunk, growth_for, iter_chunks
 from .codec.choice import (codec_problem, encode_to_linacodec, linacodec_available,
@@ -172,7 +172,7 @@ def in_tokens(
     "A chunk that lasts a whole number of tokens, at least one."
     exact, whole = s.seconds * frame_rate, round if s.quiet_s * frame_rate >= 0.5 else math.ceil
     n = round(max(1, whole(exact)) / frame_rate * s.rate)
-    return replace(s, audio=np.pad(s.audio, (0, max(0, n - len(s.audio))))[:n])
+    return replace(s, audio=of_length(s.audio, n))
 
 # %% ../nbs/08_generators.ipynb #5ebfebad
 BATCH = 4        # chunks at once, at most
@@ -294,8 +294,8 @@ def through_codec(
 ) -> Iterator[Spoken]: # the same chunks with the codec's sound, at its rate
     "Chunks encoded and decoded again: the codec's sound, without a decoder on the client."
     for c in coded(spoken, codec, job, decode=True):
-        yield replace(c.spoken, audio=c.audio, rate=codec.sample_rate, encode_s=c.seconds,
-                      tokens=len(c.tokens))
+        audio = of_length(c.audio, round(c.spoken.seconds * codec.sample_rate))
+        yield replace(c.spoken, audio=audio, rate=codec.sample_rate, encode_s=c.seconds, tokens=len(c.tokens))
 
 def _chunk_event(s, seconds, tokens):
     log_event("chunk_encoded", chunk=s.number, tokens=tokens, latency_ms=1000 * seconds,

@@ -262,7 +262,6 @@ def recordings(
         return {}
     return {f.name: f for f in files if _is_recording(f, folder)}
 
-
 # %% ../nbs/05_tts.ipynb #9b3d6e45
 def resolve_voice(
     engine:type, # an engine's class

@@ -67,7 +67,8 @@ class TokenPartial(TypedDict):
                                             "each one's share by length")]
     seq:Seq
     text_span:Span
-    duration:Seconds
+    duration:Annotated[float, _doc("seconds of audio, pause included; an odd number of tokens decodes "
+                                   "to 256 samples less, in whose place there is silence", ge=0)]
     generate_time_ms:Annotated[Milliseconds, _doc("time in the engine")]
     codec:Annotated[CodecInfo, _doc("what made the tokens: name, revision, "
                                      "and the fingerprint of the weights that decode them")]
