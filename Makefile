@@ -29,7 +29,7 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve check test slow nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
+.PHONY: help run serve check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ test: $(READY) ## every notebook's tests and tests/, side by side; JOBS=1 for on
 
 slow: $(SLOW) ## the same, with what is flagged slow
 	@$(PYTEST) --slow
+
+soak: $(READY) ## a thousand jobs while workers die and a volume fills, about eight minutes; stored for nbs/23_soak
+	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -p no:xdist
+	@$(BIN)/python .ci/outputs.py nbs/23_soak.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from .clean import clean
 from .edits import Draft, edited, parted
 
-# %% ../../nbs/text/02_inline.ipynb #0d445351
-_SIGN = regex.compile(r"[\\`<&\[\]*_]|~~|\$\$")  # without one of these there is nothing to do
+# %% ../../nbs/text/02_inline.ipynb #7deb1c24
+_SIGN = regex.compile(r"[\\`<&\[\]*_]|~~|\$\$|-->")  # without one of these there is nothing to do
 _TOKEN = regex.compile(r"""
-      (?P<escape> \\[!-/:-@\[-`{-~] ) | (?P<code> `++ ) | (?P<open> !?\[ ) | (?P<close> \] )
+      (?P<comment> <!--|--> ) | (?P<escape> \\[!-/:-@\[-`{-~] ) | (?P<code> `++ )
+    | (?P<open> !?\[ ) | (?P<close> \] )
     | (?P<emphasis> \*++ | _++ | ~~++ )
     | (?P<entity> &(?:\#\d{1,7}|\#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31}); )
     | (?P<link> <(?:(?:https?://|mailto:|ftp://)[^\s<>]++|[\w.+-]{1,64}+@[\w.-]{1,250}+)> )
@@ -39,7 +40,7 @@ class _Walk:
 
     def drop(self, a, b, *why): self.edits.append((a, b, "", *why))
 
-# %% ../../nbs/text/02_inline.ipynb #6474c3f7
+# %% ../../nbs/text/02_inline.ipynb #a57c0e2d
 _WORD = regex.compile(r"[\p{L}\p{N}\p{M}]")
 
 def _flanks(text, a, b): # whether the row of signs text[a:b] may open and may close an emphasis
@@ -62,6 +63,8 @@ def _emphasis(walk, m): # signs that belong together go; others stay
         if many > n: rows.append((start, many - n))
         a += n
     if opens and a < b: rows.append((a, b - a))
+    if m[0] == "**" and regex.match(r"(?<=\d)\*\*\d", walk.text,
+            pos=m.start()): walk.edits.append((*m.span(), "^"))
     return b
 
 # %% ../../nbs/text/02_inline.ipynb #f401e2a2
@@ -159,14 +162,14 @@ def _tag(walk, m): # of HTML, of an engine, or no tag at all
     walk.edits.append((a, b, said, "markup"))
     return b
 
-# %% ../../nbs/text/02_inline.ipynb #d7337db4
+# %% ../../nbs/text/02_inline.ipynb #d3b5e058
 def _of_entity(text): # what entities stand for, on one line
     return regex.sub(r"\s+", " ", clean(Draft.of(html.unescape(text))).text)
 
 def _entity(walk, m): # as in &amp;
     if html.unescape(m[0]) == m[0]: return m.start() + 1
     said = _of_entity(m[0])
-    walk.edits.append((*m.span(), said) if said else (*m.span(), "", "markup"))
+    walk.edits.append((*m.span(), said) if said.strip() else (*m.span(), said, "markup"))
     return m.end()
 
 def _link(walk, m): # <https://example.com>
@@ -183,11 +186,15 @@ def _escape(walk, m): # the sign itself
     walk.drop(m.start(), m.start() + 1)
     return m.end()
 
+def _comment(walk, m): # its beginning without its end, or the other way round
+    walk.drop(*m.span())
+    return m.end()
+
 def _opening(walk, m): # a bracket
     walk.brackets.append(m.span())
     return m.end()
 
-# %% ../../nbs/text/02_inline.ipynb #520f2f07
+# %% ../../nbs/text/02_inline.ipynb #e319c273
 _LATEX = {
     "times": " × ", "cdot": " × ", "div": " ÷ ", "pm": " ± ", "leq": " ≤ ", "le": " ≤ ", "geq": " ≥ ",
         "ge": " ≥ ", "neq": " ≠ ",
@@ -212,7 +219,7 @@ def _formula(walk, m): # a sign of LaTeX
     elif name in _LATEX: walk.edits.append((a, b, _LATEX[name]) if _LATEX[name] else (a, b, "", "markup"))
     return b
 
-_TOKENS = dict(formula=_formula, escape=_escape, code=_code, open=_opening, close=_bracket,
+_TOKENS = dict(comment=_comment, formula=_formula, escape=_escape, code=_code, open=_opening, close=_bracket,
     emphasis=_emphasis, entity=_entity,
     link=_link, tag=_tag,
                address=_address)

@@ -72,7 +72,7 @@ def _allowed(languages): # as the inside of a character class
 
 @lru_cache(64)
 def _outside(languages): # a pattern for a stretch in another script; languages: a tuple
-    letter = rf"[[\p{{L}}\p{{N}}]--[{_allowed(languages)}]]"
+    letter = rf"[\p{{L}}--[{_allowed(languages)}]]"
     lone = r"(?<!\p{Greek})\p{Greek}(?![\p{Greek}\p{M}])"
     between = r"[^\p{L}\ue000\n]"
     return regex.compile(rf"""(?V1)(?: (?<![\p{{L}}\p{{N}}])\p{{Nd}}{{1,20}}+(?={letter}) )?+ (?!{lone})
@@ -95,7 +95,7 @@ def outside(
 
 # %% ../../nbs/text/04_languages.ipynb #740a5645
 @lru_cache(64)
-def _sayable(languages): return regex.compile(rf"(?V1)[[\p{{L}}\p{{N}}]&&[{_allowed(languages)}]]"
+def _sayable(languages): return regex.compile(rf"(?V1)[\p{{L}}&&[{_allowed(languages)}]]|\p{{N}}"
                                               if languages else r"[\p{L}\p{N}]")
 
 def can_say(
