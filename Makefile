@@ -52,8 +52,8 @@ test: $(READY) ## every notebook's tests and tests/, side by side; JOBS=1 for on
 slow: $(SLOW) ## the same, with what is flagged slow
 	@$(PYTEST) --slow
 
-soak: $(READY) ## a thousand jobs while workers die and a volume fills, about eight minutes; stored for nbs/23_soak
-	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -p no:xdist
+soak: $(READY) ## a thousand jobs while workers die and a volume fills, ten minutes; stored for nbs/23_soak
+	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -rs -p no:xdist
 	@$(BIN)/python .ci/outputs.py nbs/23_soak.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
