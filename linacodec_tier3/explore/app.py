@@ -7,7 +7,7 @@ __all__ = ['WITH_CODEC', 'WITHOUT', 'USES', 'SCRIPT', 'PLACES', 'SHOWN', 'Work',
            'codec_uses', 'widget_library', 'Form', 'Explorer', 'Inquiry', 'note_html']
 
 # %% ../../nbs/explore/03_app.ipynb #a9f6c972
-import itertools, json, threading, time
+import itertools, json, logging, threading, time
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -84,7 +84,7 @@ class Run(Work):
 
     def do(self):
         self._stream()
-        if self.compare: self._beside()
+        if self.compare and self.state == "running": self._beside()
 
 @patch_to(Run)
 def _stream(self):
@@ -188,8 +188,9 @@ def widget_library() -> Any: # raises `ImportError` that says what to do
         raise ImportError(f"the explorer needs {e.name}: pip install 'linacodec_tier3[notebook]'") from e
     return ipywidgets
 
-def _named(w, name, field, tip=""): # a field with its name above it
+def _named(w, name, field, key, tip=""): # a field with its name above it
     field.layout.width = "auto"
+    field.add_class(f"lt3-field-{key}")
     if tip: field.tooltip = tip
     label = w.HTML(f'<span class="lt3 lt3-label">{escape(name)}</span>')
     return w.VBox([label, field], layout=w.Layout(min_width="0", overflow="hidden"))
@@ -283,10 +284,11 @@ def layout(self, w, below=()): # `ipywidgets`, and what stands below the fields
     fields = [("Speaks", "source"), ("Service", "service"), ("Voice", "voice"), ("Speed", "speed"),
               ("Seed", "seed"), ("Chunk size, characters", "max_chars"), ("LinaCodec", "codec"),
               ("Output format", "format"), ("Engine options", "options")]
-    named = [_named(w, name, getattr(self, key), _tip(key)) for name, key in fields]
-    self.place = rows([_named(w, "Endpoint", self.endpoint), _named(w, "API key", self.key)], "260px")
+    named = [_named(w, name, getattr(self, key), key, _tip(key)) for name, key in fields]
+    self.place = rows([_named(w, "Endpoint", self.endpoint, "endpoint"),
+                       _named(w, "API key", self.key, "key")], "260px")
     self.place.layout.display = "none"
-    children = [_named(w, "Text", self.text), rows(named, "max(210px, 28%)"), self.place]
+    children = [_named(w, "Text", self.text, "text"), rows(named, "max(210px, 28%)"), self.place]
     return w.VBox([*children, *below], layout=w.Layout(grid_gap="10px", overflow="hidden"))
 
 # %% ../../nbs/explore/03_app.ipynb #929f2558
@@ -310,6 +312,7 @@ class Explorer:
         self._says, self._state, self._note = w.HTML(), w.HTML(), w.HTML()
         self._figures, self._text, self._whole, self._cards = w.HTML(), w.HTML(), w.HTML(), w.VBox()
         self._shown = {}  # chunk -> its widget
+        logging.getLogger("linacodec_tier3").setLevel(logging.WARNING)  # would be written among the widgets
         self._build()
         self._wire()
         self._choose_source()
@@ -328,14 +331,19 @@ def _build(self):
     how = w.Layout(overflow="hidden", padding="2px 4px 12px", max_width="1100px")
     form = self.form.layout(w, below=[bar])
     self.view = w.VBox([w.HTML(STYLE), hidden, self._state, form, *shown], layout=how)
+    for pressed in (self._button, self._halt): pressed.add_class("lt3-button")
+    self._halt.add_class("lt3-stop")
+    self._says.add_class("lt3-says")
     self.view.add_class("lt3")
     self.view.add_class(self._name)
     self._show_state()
 
 @patch_to(Explorer)
 def _show_state(self): # what the script in the browser reads
-    live = "1" if self.form.live.value and self.run and self.run.state in ("running", "done") else ""
-    self._state.value = f'<i class="lt3-state" data-run="{self._runs}" data-live="{live}"></i>'
+    state = self.run.state if self.run else ""
+    live = "1" if self.form.live.value and state in ("running", "done") else ""
+    told = f'data-run="{self._runs}" data-state="{state}" data-live="{live}"'
+    self._state.value = f'<i class="lt3-state" {told}></i>'
 
 # %% ../../nbs/explore/03_app.ipynb #c870a968
 @patch_to(Explorer)

@@ -185,7 +185,7 @@ STYLE = """<style>
 .lt3 .widget-html:has(.lt3-state) { display: none; }
 .lt3 audio { display: block; width: 100%; max-width: none; height: 34px; margin: 6px 0; }
 body[data-jp-theme-light="false"] .lt3 audio, body.quarto-dark .lt3 audio { color-scheme: dark; }
-.lt3-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 10px;
+.lt3-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: 10px;
   margin: 6px 0 0; }
 .lt3-figure { border: 1px solid var(--line); border-radius: 10px; padding: 8px 12px 9px; }
 .lt3-figure b { display: block; font-size: 21px; font-weight: 600; line-height: 1.3;
@@ -225,6 +225,8 @@ svg.lt3-plain { fill: var(--plain); } svg.lt3-coded { fill: var(--coded); }
 .lt3-note { border-radius: 10px; padding: 9px 14px; margin: 10px 0; background: var(--soft);
   overflow-wrap: anywhere; }
 .lt3-note.lt3-error { background: rgba(211,64,64,.14); border-left: 4px solid #d34040; }
+.lt3 .widget-html-content .lt3-card, .lt3 .widget-html-content .lt3-note,
+.lt3 .widget-html-content .lt3-text { margin: 4px 0; }
 .lt3-note audio { margin: 6px 0 2px; }
 .lt3-label { color: var(--quiet); font-size: 11.5px; }
 </style>"""

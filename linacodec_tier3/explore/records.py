@@ -205,7 +205,7 @@ def first_sound(
     "How long somebody waited."
     if not record.cards: return Figure("First sound", "–", "from pressing Stream")
     inside = (record.last or {}).get("timing", {}).get("first_partial")
-    note = f"{inside:.0f} ms of it in the worker" if inside else "from pressing Stream"
+    note = f"{inside:.0f} ms in the worker" if inside else "from pressing Stream"
     return Figure("First sound", f"{1000*record.cards[0].came_s:.0f} ms", note)
 def pace(
     rtf:float, # seconds of work for a second of speech
