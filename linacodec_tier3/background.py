@@ -187,6 +187,7 @@ class JobAccount:
     "Where the time of one job goes, and what it is doing now."
     def __init__(self):
         self.seconds, self.recovered = defaultdict(float), []  # `contract.Timing`, `contract.Recovered`
+        self.skipped = []  # stretches of the text that are not said, each with `start`, `end` and `why`
         self.doing, self.engine = {}, None  # since when, and where; which engine is speaking
 
     @contextmanager

@@ -8,16 +8,35 @@ __all__ = ['ATOM', 'Chunk', 'growth_for', 'buffered', 'iter_chunks', 'split_text
 # %% ../nbs/04_chunker.ipynb #58edd6fd
 import regex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 # %% ../nbs/04_chunker.ipynb #6aa60a2a
 @dataclass(frozen=True)
 class Chunk:
-    "A piece of a text that is spoken in one go; `text` is what stands in the request at `[start, end)`."
+    "A piece of a text that is spoken in one go; what it says stands in the request at `[start, end)`."
     text:str     # what to speak: not empty, no white space at its ends, inner white space untouched
     start:int    # index of its first character in the request's text
     end:int      # index after its last character
     boundary:str # the break that follows: paragraph, sentence, clause, word, grapheme; after the last: end
+    paragraph:Any = field(default=None, repr=False, compare=False) # what it was cut from, if not from a text
+    at:int = field(default=0, repr=False, compare=False)           # index of its first character in that
+
+    def source(self,
+        a:int, # index in `text`
+        b:int, # index after the last character
+    ) -> tuple[int, int]: # (start, end) in the request's text
+        "Where a part of it stands in the request."
+        if self.paragraph is None: return self.start + a, self.start + b
+        return self.paragraph.source(self.at + a, self.at + b)
+
+    def part(self,
+        piece:"Chunk", # cut from `text`
+    ) -> "Chunk": # the same as a piece of the request; what follows the last one follows it
+        "A part of a chunk as a chunk of its own."
+        follows = self.boundary if piece.boundary == "end" else piece.boundary
+        place = self.source(piece.start, piece.end)
+        return Chunk(piece.text, *place, follows, self.paragraph, self.at + piece.start)
 
 # %% ../nbs/04_chunker.ipynb #eb2d3302
 _parts = dict(
@@ -107,6 +126,16 @@ def _breaks(
         yield end, resume if resume < limit+_AHEAD else _SKIP.match(text, resume).end(), kind
 
 # %% ../nbs/04_chunker.ipynb #4faaeeb2
+_PARAGRAPH, _MARK = _compile(r"(?: \u2029 | «line»«blank»*+«line» ) «ws»*+"), _compile("«mark»")
+
+def _paragraphs(text): # (start, end) of each, lazily
+    at = _SKIP.match(text).end()
+    for m in _PARAGRAPH.finditer(text, at):
+        if _MARK.match(text, m.end()): continue  # on a white space that is a letter's
+        yield at, at + len(text[at:m.start()].rstrip())
+        at = m.end()
+    yield at, at + len(text[at:].rstrip())
+
 def _best(
     cuts:list,    # from `_breaks`
     start:int,    # where the chunk starts
@@ -144,9 +173,10 @@ def _cut(
     budget:int,    # characters the chunk may have
     least:float,   # characters it should have
     max_chars:int, # characters no chunk may exceed
+    full:int=0,    # characters of which what is left should have a third; 0: `max_chars`
 ) -> tuple:        # as from `_breaks`
     "Where the chunk that starts at `start` ends, where the next one starts, and the kind of break between."
-    left, tail = stop-start, -(-max_chars//3)
+    left, tail = stop-start, -(-(full or max_chars)//3)
     fair = lambda cuts: [c for c in cuts if stop-c[1] >= tail]
     if left <= budget: return stop, stop, "end"
     for pattern in _BREAK, _GRAPHEME:
@@ -179,32 +209,64 @@ def buffered(
     return levels
 
 # %% ../nbs/04_chunker.ipynb #4f6b54a7
-def _chunks(text, max_chars, first, growth):
-    "The chunks, once the arguments of `iter_chunks` are known to be good."
-    stop, at, budget = len(text.rstrip()), _SKIP.match(text).end(), first or max_chars
-    head, spoken = None, 0 # characters of the first chunk, and of all so far
-    while at < stop:
-        least = 0 if budget == max_chars else budget/3 if head else budget/2
-        end, resume, boundary = _cut(text, at, stop, budget, least, max_chars)
-        piece = text[at:end].rstrip()
-        yield Chunk(piece, at, at+len(piece), boundary)
-        head, spoken = head or len(piece), spoken+len(piece)
-        if first: budget = min(max_chars, max(-(-first//2), int(head + (growth-1)*spoken)))
-        at = _SKIP.match(text, resume).end()
+class _Sizes: # of the chunks of one text, as they grow
+    def __init__(self, max_chars, first, growth):
+        self.max_chars, self.first, self.growth = max_chars, first, growth
+        self.budget, self.head, self.spoken = first or max_chars, 0, 0  # characters: next, first, all so far
+
+    def cut(self, text, at, stop, more): # as `_cut`; `more` says whether another paragraph follows
+        n, budget = self.max_chars, self.budget
+        least = 0 if budget == n else budget/3 if self.head else budget/2
+        near = budget < stop-at < budget + n  # so near the end of the paragraph that what is left matters
+        return _cut(text, at, stop, budget, least, n, budget if near and budget < n and more() else n)
+
+    def count(self, n):
+        self.head, self.spoken = self.head or n, self.spoken + n
+        if not self.first: return
+        grown = max(-(-self.first//2), int(self.head + (self.growth-1)*self.spoken))
+        self.budget = min(self.max_chars, grown)
+
+class _Paragraphs: # (what it was cut from or None, text, start, end) of each that is not empty
+    def __init__(self, texts): self.coming, self.next = self._all(texts), None
+    def _all(self, texts):
+        for t in texts:
+            known, text = (None, t) if isinstance(t, str) else (t, t.text)
+            for at, stop in _paragraphs(text):
+                if at < stop: yield known, text, at, stop
+    def more(self):
+        self.next = self.next or next(self.coming, None)
+        return self.next is not None
+
+# %% ../nbs/04_chunker.ipynb #0b5a9e65
+def _chunks(texts, sizes): # of texts, or of paragraphs that know their source
+    paragraphs, said = _Paragraphs(texts), 0
+    while paragraphs.more():
+        (known, text, at, stop), paragraphs.next = paragraphs.next, None
+        while at < stop:
+            end, resume, follows = sizes.cut(text, at, stop, paragraphs.more)
+            piece = text[at:end].rstrip()
+            start, end = known.source(at, at+len(piece)) if known else (at, at+len(piece))
+            start = max(start, said)
+            said = max(start, end)
+            if follows == "end" and paragraphs.more(): follows = "paragraph"
+            yield Chunk(piece, start, said, follows, known, at)
+            sizes.count(len(piece))
+            at = _SKIP.match(text, resume).end()
 
 def iter_chunks(
-    text:str,                  # what to speak, of any length; nothing but white space gives no chunk
+    text:str|Iterable,         # what to speak, of any length; or paragraphs, which have `text` and `source`
     max_chars:int=500,         # the most characters a chunk may have
     first_chars:int|None=None, # budget of the first chunk, from which others grow; None: `max_chars` for all
     growth:float=1.5,          # how fast they grow, see `growth_for`; only with `first_chars`
-) -> Iterator[Chunk]:          # the chunks in order, each found when asked for
+) -> Iterator[Chunk]:          # the chunks in order, each found when asked for; of white space, none
     "The chunks of `text`, lazily; `ValueError` at once when a number is out of range."
     first = max_chars if first_chars is None else first_chars
     for name, n in (("max_chars", max_chars), ("first_chars", first)):
         if type(n) is int and n >= 1: continue
         raise ValueError(f"{name} must be a whole number from 1 on, not {n!r}")
     if not 1 <= growth < float("inf"): raise ValueError(f"growth must be a number from 1 on, not {growth!r}")
-    return _chunks(text, max_chars, first_chars and min(first_chars, max_chars), growth)
+    sizes = _Sizes(max_chars, first_chars and min(first_chars, max_chars), growth)
+    return _chunks([text] if isinstance(text, str) else text, sizes)
 
 # %% ../nbs/04_chunker.ipynb #318e9eff
 def split_text_for_streaming(

@@ -21,7 +21,7 @@ from . import __version__
 from .audio import encode_file, level_db, picture, plot_sound
 from .chunker import buffered
 from .client import (
-    Client, JobFailed, batch_audio, cancelled_if_left, clean_key, in_order, joined, output, pieces)
+    Client, batch_audio, cancelled_if_left, clean_key, in_order, job_failed, joined, output, pieces)
 from .codec.choice import load_linacodec
 from .codec.protocol import CodecUnavailable
 from .config import get_config, printable_output, settings_table
@@ -56,7 +56,6 @@ def official_endpoint(
     endpoint.rp_client = PatientClient(Client(url, key))
     return endpoint
 
-
 # %% ../nbs/13_cli.ipynb #bd28ba37
 def official_stream(
     job:Any, # from `Endpoint.run`
@@ -65,8 +64,7 @@ def official_stream(
     yield from job.stream()
     state = job.rp_client.get(f"{job.endpoint_id}/status/{job.job_id}")
     if state.get("status") == "COMPLETED": return
-    raise JobFailed(f"job {job.job_id} is {state.get('status')}: {state.get('error') or 'no reason given'}")
-
+    raise job_failed(job.job_id, state)
 
 # %% ../nbs/13_cli.ipynb #4fb90d77
 @dataclass
@@ -219,7 +217,6 @@ def until_told() -> Iterator[None]: # raises `SystemExit` on SIGTERM and SIGHUP,
     finally:
         for number, action in before.items(): signal.signal(number, action)
 
-
 # %% ../nbs/13_cli.ipynb #4a10fccc
 def run_command(
     args:argparse.Namespace, # of `parser`
@@ -272,8 +269,8 @@ def serve_command(
     key = clean_key(args.api_key)
     local = LocalEndpoint(port=args.port, workers=args.workers, api_key=key).start()
     lines = curl_lines(local.endpoint_url, key)
-    print(f"serving at {local.endpoint_url}, Ctrl-C ends it\n\n{lines}", flush=True)
-    local.serve_forever()
+    said = f"serving at {local.endpoint_url}, Ctrl-C ends it\n\n{lines}"
+    local.serve_forever(ready=lambda: print(said, flush=True))
 
 # %% ../nbs/13_cli.ipynb #28dfa7ca
 @contextmanager

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['StreamError', 'MissingPartials', 'brief', 'in_order', 'Piece', 'pieces', 'mismatch', 'joined', 'batch_audio',
-           'JobFailed', 'clean_key', 'http_session', 'PassingFault', 'retry_after', 'Client', 'apart', 'poll', 'stream',
-           'cancelled_if_left', 'speak', 'batch', 'output']
+           'JobFailed', 'job_failed', 'clean_key', 'http_session', 'PassingFault', 'retry_after', 'Client', 'apart',
+           'poll', 'stream', 'cancelled_if_left', 'speak', 'batch', 'output']
 
 # %% ../nbs/11_client.ipynb #42b060f5
 import atexit, json, logging, os, threading, time
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np, requests
 from fastcore.basics import patch_to
 from urllib3.exceptions import NewConnectionError
-from .audio import FILES, PCM, decode_file, from_base64, from_pcm
+from .audio import FILES, PCM, decode_file, from_base64, from_pcm, of_length
 from .weights.store import NANO
 from .contract import FINAL_STATES, TOKENS, Numbering, payload, unpack_tokens
 
@@ -56,7 +56,6 @@ def _count(numbering, partial):
         why = f"{type(e).__name__}: {e}"
         raise StreamError(f"partial {partial['seq']} cannot be read ({why}): {brief(partial)}") from e
 
-
 # %% ../nbs/11_client.ipynb #a0e33b6a
 def in_order(
     partials:Iterable[dict], # as they arrive, in any order, some perhaps twice
@@ -78,7 +77,6 @@ def in_order(
     wrong = ", ".join(f"{k} is {v} instead of {sent.get(k)}" for k, v in came.items() if v != sent.get(k))
     if wrong: raise StreamError(f"what arrived is not what was sent: {wrong}; ask again with the same `seed`")
     yield last
-
 
 # %% ../nbs/11_client.ipynb #09d2787a
 @dataclass(frozen=True)
@@ -103,13 +101,18 @@ def pieces(
         elif p["format"] in FILES: data.append(payload(p))
         else: yield Piece(from_pcm(payload(p), p["format"]), p["sample_rate"], p)
 
+# %% ../nbs/11_client.ipynb #d341125c
 def _decoded(message, voice, codec):
     if codec is None: raise StreamError("tokens need a codec to become audio: pass one, or ask for pcm_24")
     if voice is None:
         raise StreamError("tokens came without the voice's embedding: "
                           "the first partial of the stream carries it")
     if wrong := mismatch(message.get("codec") or {}, codec): raise StreamError(wrong)
-    return codec.decode(unpack_tokens(message), np.array(voice, np.float32))
+    tokens = unpack_tokens(message)
+    audio = codec.decode(tokens, np.array(voice, np.float32))
+    samples = round(message["duration"] * message["sample_rate"])
+    if abs(samples - len(audio)) * max(len(tokens), 1) <= len(audio): return of_length(audio, samples)
+    raise StreamError(f"{len(tokens)} tokens became {len(audio)} samples instead of {samples}")
 
 # %% ../nbs/11_client.ipynb #b9f99fcc
 def mismatch(
@@ -152,6 +155,13 @@ def batch_audio(
 class JobFailed(RuntimeError):
     "A job that did not complete; the message has its state and the worker's reason."
 
+def job_failed(
+    job:str, # job id
+    state:dict, # `status`, and perhaps `error`
+) -> JobFailed: # to be raised
+    "What is said of a job that did not complete."
+    return JobFailed(f"job {job} is {state.get('status')}: {state.get('error') or 'no reason given'}")
+
 def clean_key(
     api_key:str|None, # as it was pasted, or read from a file
 ) -> str|None: # without white space around it, None for nothing; raises `StreamError`, which does not show it
@@ -168,7 +178,6 @@ def http_session(
     s, key = requests.Session(), clean_key(api_key)
     if key: s.headers["Authorization"] = f"Bearer {key}"
     return s
-
 
 # %% ../nbs/11_client.ipynb #e3805ca9
 class PassingFault(StreamError):
@@ -191,7 +200,6 @@ def retry_after(
     try: return max(0., parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError): return 0.
 
-
 # %% ../nbs/11_client.ipynb #ff1adf41
 _PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
@@ -212,7 +220,6 @@ def _answer(r, asked): # JSON of a `requests.Response`
     if isinstance(answer, dict): return answer
     kind = f"{len(r.content)} bytes of {r.headers.get('Content-Type', 'no type')}"
     raise StreamError(f"{came} with {kind}, not a JSON object: {brief(body)}; is this the endpoint's URL?")
-
 
 # %% ../nbs/11_client.ipynb #e800b33c
 class Client:
@@ -239,7 +246,6 @@ class Client:
 
     def _hidden(self, text): return text.replace(self._key, "…") if self._key else text
 
-
 # %% ../nbs/11_client.ipynb #b34a72ca
 _log = logging.getLogger("linacodec_tier3.client")
 _BRIEFLY = 3.  # seconds
@@ -265,7 +271,6 @@ def call(
             _log.warning("%s; asked again in %.1f s", fault, pause)
         time.sleep(pause)
 
-
 # %% ../nbs/11_client.ipynb #771aebbd
 def apart(
     work:Callable[[], Any], # runs in a thread, to its end
@@ -284,7 +289,6 @@ def apart(
         done.add_done_callback(lambda done: done.exception() or undo(done.result()))
         raise
     return done.result()
-
 
 # %% ../nbs/11_client.ipynb #e6b8209a
 @patch_to(Client)
@@ -308,7 +312,6 @@ def submit(
     "Queue a request of the contract."
     return self.queue({"input": {"text": text, **request}})
 
-
 # %% ../nbs/11_client.ipynb #1e3be805
 @patch_to(Client)
 def status(self, job:str) -> dict: # of a job id: state, output, error
@@ -324,7 +327,6 @@ def cancel(self, job:str) -> dict: # of a job id: its state
 def health(self) -> dict: # jobs and workers
     "How the endpoint is."
     return self.call("GET", "health")
-
 
 # %% ../nbs/11_client.ipynb #0ad039c7
 @patch_to(Client)
@@ -354,9 +356,7 @@ def poll(
         elif answer["status"] in FINAL_STATES: break
         else: time.sleep(pause); pause = min(2 * pause, most_s)
     if answer["status"] != "COMPLETED":
-        why = client.status(job).get("error") or "no reason given"
-        raise JobFailed(f"job {job} is {answer['status']}: {why}")
-
+        raise job_failed(job, client.status(job) | dict(status=answer["status"]))
 
 # %% ../nbs/11_client.ipynb #a88722ca
 def stream(
@@ -371,7 +371,6 @@ def stream(
         kept = client.status(job).get("output") or ()
         yield from (p for p in kept if isinstance(p, dict) and p.get("seq", -1) not in seen)
     yield from in_order(arrivals())
-
 
 # %% ../nbs/11_client.ipynb #5661f7a7
 _followed:dict[str, Client] = {}  # jobs that end with who follows them
@@ -401,7 +400,6 @@ def cancelled_if_left(
         raise
     finally: _followed.pop(job, None)
 
-
 # %% ../nbs/11_client.ipynb #67e82fc0
 def speak(
     client:Client, # whose endpoint
@@ -420,7 +418,6 @@ def batch(
     "Say a text and wait for all of it; whoever does not wait cancels the job."
     job = client.submit(text, **request)
     with cancelled_if_left(client, job): return output(client, job)
-
 
 # %% ../nbs/11_client.ipynb #296a5f80
 def output(

@@ -57,7 +57,9 @@ def home() -> Path: # absolute; a temporary folder of this user where there is n
     try: found = Path.home()
     except RuntimeError: found = None
     if found and (os.access(found, os.W_OK) or (found / ".cache").is_dir()): return found
-    return Path(tempfile.gettempdir(), f"linacodec-tier3-{os.getuid()}")
+    try: return Path(tempfile.gettempdir(), f"linacodec-tier3-{os.getuid()}")
+    except OSError: raise ConfigError("this user has neither a home nor a temporary folder to write to; "
+                                      "set HOME or TMPDIR to a folder that can be written") from None
 
 def path(
     text:str, # a folder; `~` is expanded
@@ -66,7 +68,6 @@ def path(
     if text == "~" or text.startswith("~/"): return home().joinpath(text[2:]).absolute()
     try: return Path(text).expanduser().absolute()
     except RuntimeError: raise ValueError(f"{text.split('/')[0]} is no user of this machine") from None
-
 
 # %% ../nbs/01_config.ipynb #4a9613d7
 def setting(
@@ -109,6 +110,8 @@ class Config:
         "characters in the first chunk of a stream; 0: no short first chunk")
     expected_rtf:float = setting(0.66, number(0.01, 0.95, float),
         "seconds of work for a second of speech at which growing chunks still keep a player fed")
+    emoji:str = setting("name", one_of("name", "skip"),
+        "what becomes of emoji in a text: said by `name`, or left out and reported")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")
     job_timeout_s:float = setting(300., number(1, 86400, float),
         "seconds after which a job ends with an error")

@@ -33,12 +33,13 @@ from . import __version__
 from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config,
                                     printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
-from .generators import (Delivery, ResultTooLarge, available_formats, codec_for, delivery,
-                                        generate_batch_audio, generate_stream, naming)
+from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
+                                        delivery, generate_batch_audio, generate_stream)
 from .codec.choice import codec_state, linacodec_available, load_linacodec, require_linacodec
 from .codec.protocol import CodecUnavailable, device_fault
+from .speech.attempts import naming
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
-                                 load_tts_model, recordings, resolve_voice, shown)
+                                 load_tts_model, recordings, declared, resolve_language, resolve_voice, shown)
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
                                       read_request, wire_size, with_limits)
 
@@ -107,6 +108,7 @@ def check_request(
         check_format(asked.output_format, asked.stream)
         engine = engine_class(asked.service)
         voice, options = resolve_voice(engine, asked.voice, cfg), engine_options(asked.parameters, engine)
+        resolve_language(engine, asked.language)
     except (ValueError, EngineError, CodecUnavailable) as e: raise RequestError(str(e)) from e
     named = {key: getattr(asked, key) for key in DELIVERED if key in asked.model_fields_set}
     how = delivery(cfg, options=options, **{"seed": zlib.crc32(job_id.encode())} | named)
@@ -139,6 +141,8 @@ def answer(
     if request.action:
         yield dict(status="complete", action=request.action, **{request.action: ANSWERS[request.action](cfg)})
         return
+    with job.at("while the text was read"):
+        check_sayable(request.text, engine_class(request.service), request.how)
     with job.timed("load"), job.at("while engine and codec were loaded"):
         model, codec = load_tts_model(request.service), codec_for(request.output_format)
     what = (request.text, request.voice, model, request.output_format, request.how, job, codec)
@@ -183,6 +187,7 @@ def voices(
     def about(e):
         options = {o.name: dict(default=o.default, allowed=o.allowed(), doc=o.doc) for o in e.options}
         return dict(voices=dict(e.voices()), recordings=list(recordings(cfg)) if e.copies_voices else [],
+                    languages=list(declared(e, "languages")), tags=list(declared(e, "tags")),
                     rate=e.rate, speeds=list(e.speeds), options=options)
     return {name: about(engine_class(name)) for name in engine_names()}
 

@@ -6,6 +6,8 @@ import regex
 from hypothesis import given, settings, strategies as st
 
 from linacodec_tier3.chunker import ATOM, iter_chunks, split_text_for_streaming
+from linacodec_tier3.text.edits import Draft
+from linacodec_tier3.text.spoken import SpokenText
 from support import PARAGRAPH
 
 # Languages with and without spaces, quotes, prices, code, emoji, combining marks.
@@ -31,6 +33,7 @@ letters = st.text("abcxyz", min_size=1, max_size=8)
 atoms = st.lists(st.sampled_from(whole_atoms) | letters, min_size=1, max_size=60)
 short_words = st.sampled_from("the ship, left. No! At noon; we saw\n\n Three more".split(" "))
 prose = st.lists(short_words, min_size=1, max_size=150).map(" ".join)
+one_paragraph = prose.map(lambda text: text.replace("\n\n", ""))
 towns = st.sampled_from(["Oslo", "Paris", "Constantinople", "Rio"])
 known = st.lists(st.tuples(towns, st.sampled_from([*SIGNS, " ", " "])), min_size=2, max_size=80)
 
@@ -71,10 +74,28 @@ def test_words_and_atoms_set_apart_by_spaces_stay_whole(words, n, first):
     if longest <= n: assert not inside & {*cuts}
 
 
-@law(prose, st.integers(30, 200), firsts, n=400)
+@law(one_paragraph, st.integers(30, 200), firsts, n=400)
 def test_of_short_words_the_last_chunk_has_a_third_of_max_chars_or_the_whole_text(text, n, first):
     last = list(iter_chunks(text, n, first))[-1]
     assert 3 * len(last.text) >= n or last.text == text.strip()
+
+
+@law(prose, st.integers(30, 200))
+def test_every_paragraph_is_cut_as_if_it_were_alone_and_the_last_chunk_has_a_third_of_max_chars(text, n):
+    parts, chunks = [p.strip() for p in text.split("\n\n") if p.strip()], list(iter_chunks(text, n))
+    assert [c.text for c in chunks] == [c.text for p in parts for c in iter_chunks(p, n)]
+    lasts = [c.text for c in chunks if c.boundary in ("paragraph", "end")]
+    assert len(lasts) == len(parts) and [c.boundary for c in chunks][-1:] == ["end"]
+    for last, whole in zip(lasts, parts): assert 3 * len(last) >= n or last == whole
+
+
+@law(mixed, sizes, firsts)
+def test_paragraphs_that_know_their_source_are_cut_like_a_text_and_chunks_stand_in_order(text, n, first):
+    chunks, at = list(iter_chunks([SpokenText(Draft.of(text).stretches)], n, first)), 0
+    assert chunks == list(iter_chunks(text, n, first))
+    for c in chunks:
+        assert at <= c.start <= c.end and c.source(0, len(c.text)) == (c.start, c.end)
+        at = c.end
 
 
 def test_a_short_first_chunk_leaves_no_stub_either():
@@ -89,12 +110,15 @@ def test_chunks_end_where_a_second_plain_statement_of_the_rule_says(words, n):
         at += len(word)
         ends[at + len(sign.rstrip())] = SIGNS[sign]
         at += len(sign)
+    paragraphs = [e for e, kind in ends.items() if kind == "paragraph" and text[e:]] + [len(text)]
     for c in iter_chunks(text, n):
-        if c.boundary == "end": continue
-        within = {e: kind for e, kind in ends.items() if c.start < e <= c.start + n}
-        fair = {e: kind for e, kind in within.items() if 3 * len(text[e:].strip()) >= n}
+        stop = next(e for e in paragraphs if e > c.start)
+        if c.end == stop: assert c.boundary == ("paragraph" if stop < len(text) else "end")
+        if c.end == stop: continue
+        within = {e: kind for e, kind in ends.items() if c.start < e <= c.start + n and e < stop}
+        fair = {e: kind for e, kind in within.items() if 3 * len(text[e:stop].strip()) >= n}
         ranked = {kind: e for e, kind in fair.items() if kind != "clause" or 3 * (e - c.start) >= n}
-        kind = next(kind for kind in ("paragraph", "sentence", "clause", "word") if kind in ranked)
+        kind = next(kind for kind in ("sentence", "clause", "word") if kind in ranked)
         assert (c.end, c.boundary) == (ranked[kind], kind)
 
 
@@ -111,11 +135,11 @@ def cost(text): # processor seconds to cut it, and the number of chunks
 def test_time_and_chunks_are_linear(unit):
     """A chunk is sought in a window of fixed size, so the work is proportional to the number of chunks.
     And short chunks do not pile up: among the breaks of the best kind the furthest is taken, so within
-    one window each further chunk ends at a break of a poorer kind, and there are five kinds. Four times
-    the text may take eight times as long."""
+    one window each further chunk ends at a break of a poorer kind, and there are five kinds; but every
+    paragraph is a chunk, however short. Four times the text may take eight times as long."""
     text = megabyte(unit)
     (quarter, _), (whole, n) = cost(text[:250_000]), cost(text)
-    assert n <= 5 * len(text) / 500 + 5
+    assert n <= 5 * len(text) / 500 + 5 + text.count("\n\n")
     assert whole < 8 * quarter + 0.05
 
 

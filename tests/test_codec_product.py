@@ -102,6 +102,20 @@ def test_a_pcm_16_batch_is_the_pcm_16_stream(product):
     assert np.array_equal(batch_audio(result)[0], streamed) and result["codec"]["name"] == product.codec.name
 
 
+def test_tokens_that_stand_for_half_a_frame_last_as_long_as_the_manifest_says(tokens, product):
+    *partials, last = tokens
+    odd = [p for p in partials if p["num_tokens"] % 2]
+    decode = lambda p: product.codec.decode(contract.unpack_tokens(p), np.float32(p["embedding"]))
+    bare = sum(len(decode(p)) for p in partials)
+    samples = last["manifest"]["samples"]
+    assert odd and bare == samples - 256 * len(odd)
+    assert len(heard(tokens, product.codec)) == samples == last["total_tokens"] * 3840
+    sent = answered(product.endpoint, **REQUEST, output_format="pcm_16", stream=True).output[-1]
+    assert sent["manifest"]["samples"] == samples
+    [whole] = answered(product.endpoint, **REQUEST).output
+    assert len(batch_audio(whole, product.codec)[0]) == samples == round(whole["duration"] * 48_000)
+
+
 def test_compact_tokens_say_the_same_in_fewer_bytes(tokens, product):
     client = Client(product.endpoint.endpoint_url, codec=product.codec)
     small = list(stream(client, client.submit(**REQUEST, **COMPACT, stream=True)))

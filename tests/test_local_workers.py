@@ -143,15 +143,9 @@ def test_an_endpoint_that_did_not_wait_says_why_its_worker_is_down():
 
 
 OWNER = """
-import signal, threading, time
-from linacodec_tier3.local import process
 from linacodec_tier3.local.endpoint import LocalEndpoint
 ep = LocalEndpoint(command=["sleep", "300"]).start(wait=False)
-def tell():
-    while not callable(signal.getsignal(signal.SIGTERM)): time.sleep(0.01)  # until it serves
-    print(ep.worker_pids[0], flush=True)
-threading.Thread(target=tell).start()
-ep.serve_forever()
+ep.serve_forever(ready=lambda: print(ep.worker_pids[0], flush=True))
 """
 
 

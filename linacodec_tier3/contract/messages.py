@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Seq', 'Span', 'Seconds', 'Milliseconds', 'Rate', 'Chunks', 'Tokens', 'RealTimeFactor', 'Seed', 'Codes', 'Encoding',
-           'Recoveries', 'MESSAGES', 'BYTES_PER_SECOND', 'CodecInfo', 'TokenPartial', 'AudioPartial', 'Recovered',
-           'Manifest', 'Timing', 'Complete', 'BatchResult', 'ActionResult', 'Error', 'check_message', 'schema',
-           'contract_table', 'wire_size', 'split_payload', 'pack_tokens', 'unpack_tokens', 'pack_embedding',
-           'ChunkInfo', 'token_partial', 'audio_partials', 'payload', 'Numbering', 'timing', 'complete_partial',
-           'batch_result', 'error_result', 'fitting_formats']
+           'MOST_SKIPPED', 'AllSkipped', 'More', 'Recoveries', 'MESSAGES', 'BYTES_PER_SECOND', 'CodecInfo',
+           'TokenPartial', 'AudioPartial', 'NotSaid', 'Recovered', 'Manifest', 'Timing', 'Complete', 'BatchResult',
+           'ActionResult', 'Error', 'check_message', 'schema', 'contract_table', 'wire_size', 'split_payload',
+           'pack_tokens', 'unpack_tokens', 'pack_embedding', 'ChunkInfo', 'token_partial', 'audio_partials', 'payload',
+           'Numbering', 'not_said', 'timing', 'complete_partial', 'batch_result', 'error_result', 'fitting_formats']
 
 # %% ../../nbs/contract/01_messages.ipynb #35a16c5d
 import json, math, zlib
@@ -27,7 +27,8 @@ _closed = with_config(ConfigDict(strict=True, extra="forbid"))
 def _doc(text, **kw): return Field(description=text, **kw)
 
 Seq = Annotated[int, _doc("0-based number of the partial in its job; no gaps", ge=0)]
-Span = Annotated[list[int], _doc("[start, end) of the chunk in the request's text, in Unicode code points",
+Span = Annotated[list[int], _doc("[start, end) of the chunk in the request's text, in Unicode code points; "
+                                 "ascending, and no two overlap",
                                  min_length=2, max_length=2)]
 Seconds = Annotated[float, _doc("seconds of audio, pause included", ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -66,7 +67,8 @@ class TokenPartial(TypedDict):
                                             "each one's share by length")]
     seq:Seq
     text_span:Span
-    duration:Seconds
+    duration:Annotated[float, _doc("seconds of audio, pause included; an odd number of tokens decodes "
+                                   "to 256 samples less, in whose place there is silence", ge=0)]
     generate_time_ms:Annotated[Milliseconds, _doc("time in the engine")]
     codec:Annotated[CodecInfo, _doc("what made the tokens: name, revision, "
                                      "and the fingerprint of the weights that decode them")]
@@ -91,6 +93,21 @@ class AudioPartial(TypedDict):
     parts:NotRequired[Annotated[int, _doc("how many partials the chunk became", ge=2)]]
     codec:NotRequired[Annotated[CodecInfo, _doc("what the audio went through, if it did: "
                                                  "name, revision, fingerprint")]]
+
+# %% ../../nbs/contract/01_messages.ipynb #1114be83
+MOST_SKIPPED = 100  # stretches that a message names; platforms limit its size
+
+@_closed
+class NotSaid(TypedDict):
+    "A stretch of the text that is not said."
+    start:Annotated[int, _doc("index of its first character in the request's text", ge=0)]
+    end:Annotated[int, _doc("index after its last character", ge=0)]
+    why:Annotated[str, _doc("for people")]
+
+AllSkipped = Annotated[list[NotSaid], _doc(
+    "what of the text was not said, in its order; absent if there is nothing", max_length=MOST_SKIPPED)]
+More = Annotated[int, _doc(
+    f"how many stretches there are beyond the first {MOST_SKIPPED}; absent if none", ge=1)]
 
 # %% ../../nbs/contract/01_messages.ipynb #7c87e4ae
 @_closed
@@ -130,7 +147,8 @@ class Complete(TypedDict):
     "The last partial of a stream."
     status:Literal["complete"]
     format:Annotated[str, _doc("as in the partials")]
-    message:Annotated[str, _doc("for people; says so when the format is not the one asked for")]
+    message:Annotated[str, _doc("for people; says so when the format is not the one asked for, or when "
+                                "something was not said")]
     total_chunks:Chunks
     total_tokens:Tokens
     elapsed_time_seconds:Annotated[float, _doc("from the job's start to this message")]
@@ -139,6 +157,8 @@ class Complete(TypedDict):
     timing:Annotated[Timing, _doc("where the time went, ms")]
     real_time_factor:RealTimeFactor
     seed:Seed
+    skipped:NotRequired[AllSkipped]
+    skipped_more:NotRequired[More]
 
 # %% ../../nbs/contract/01_messages.ipynb #415e5904
 @_closed
@@ -160,6 +180,8 @@ class BatchResult(TypedDict):
     codec:NotRequired[Annotated[CodecInfo, _doc("what made the tokens, or what the audio went through")]]
     token_encoding:NotRequired[Encoding]
     recovered:NotRequired[Recoveries]
+    skipped:NotRequired[AllSkipped]
+    skipped_more:NotRequired[More]
     message:NotRequired[Annotated[str, _doc("anything that the client should know")]]
 
 # %% ../../nbs/contract/01_messages.ipynb #0ce7305a
@@ -343,6 +365,22 @@ class Numbering:
         return dict(partials=self.seq, samples=self.samples, tokens=self.tokens, bytes=self.bytes,
                     crc32=self.crc32)
 
+# %% ../../nbs/contract/01_messages.ipynb #917ffbda
+def not_said(
+    stretches:Iterable[Any], # in any order, each with `start`, `end` and `why`
+    text:str, # the request's
+) -> dict: # `skipped` and `skipped_more` of a message; empty if there is nothing
+    "What of a text is not said, as messages carry it."
+    found = []
+    for s in sorted(stretches, key=lambda s: (s.start, s.end)):
+        last = found[-1] if found else dict(start=0, end=0, why=None)
+        start, end = max(s.start, last["end"]), max(s.end, last["end"])
+        joins = last["why"] == s.why and not text[last["end"]:start].strip()
+        if joins: last["end"] = end
+        elif start < end: found.append(dict(start=start, end=end, why=s.why))
+    more = dict(skipped_more=len(found) - MOST_SKIPPED) if len(found) > MOST_SKIPPED else {}
+    return dict(skipped=found[:MOST_SKIPPED], **more) if found else {}
+
 # %% ../../nbs/contract/01_messages.ipynb #e2b9fa43
 def timing(
     seconds:dict, # any of `Timing`'s keys -> seconds
@@ -359,6 +397,7 @@ def complete_partial(
     seed:int, # that was used
     message:str="All chunks streamed", # for people
     recovered:Iterable[Recovered]=(), # what was done when memory ran out
+    **skipped, # from `not_said`
 ) -> Complete: # numbered
     "The last partial of a stream."
     manifest = numbering.manifest() | (dict(recovered=list(recovered)) if recovered else {})
@@ -366,7 +405,7 @@ def complete_partial(
     return dict(status="complete", format=format, message=message, total_chunks=chunks,
                 total_tokens=manifest["tokens"],
                 elapsed_time_seconds=round(seconds["total"], 6), seq=manifest["partials"], manifest=manifest,
-                timing=timing(seconds), real_time_factor=factor, seed=seed)
+                timing=timing(seconds), real_time_factor=factor, seed=seed, **skipped)
 
 # %% ../../nbs/contract/01_messages.ipynb #444e6fe1
 def batch_result(

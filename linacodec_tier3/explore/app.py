@@ -16,7 +16,7 @@ from ..codec.choice import load_linacodec
 from ..contract import TOKENS, Request, error_result
 from .cards import (
     STYLE, card_html, figures_html, record_html, text_html, whole_html)
-from .records import Record, figures
+from .records import Record, stream_figures
 from .sources import Here, There, deployed, local
 
 # %% ../../nbs/explore/03_app.ipynb #ad6f8b0c
@@ -513,7 +513,7 @@ def _show_card(self, run, card):
 
 @patch_to(Explorer)
 def _show_figures(self, run):
-    self._figures.value = figures_html(figures(run.record, run.now_s()))
+    self._figures.value = figures_html(stream_figures(run.record, run.now_s()))
 
 @patch_to(Explorer)
 def _show_whole(self, run):

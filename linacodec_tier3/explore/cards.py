@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from html import escape
 import numpy as np
 from ..audio import Sound, encode_file, resample, spectrogram
-from .records import Card, Figure, Record, figures, kilobytes, PCM_RATE
+from .records import Card, Figure, Record, stream_figures, kilobytes, PCM_RATE
 
 # %% ../../nbs/explore/02_cards.ipynb #c9da671a
 BINS = 200  # of a waveform
@@ -233,7 +233,7 @@ svg.lt3-plain { fill: var(--plain); } svg.lt3-coded { fill: var(--coded); }
 
 # %% ../../nbs/explore/02_cards.ipynb #0e3c62bc
 def figures_html(
-    some:Iterable[Figure], # from `figures`
+    some:Iterable[Figure], # from `stream_figures`
 ) -> str: # HTML
     "Figures as a row of tiles."
     tile = '<div class="lt3-figure"><span>{}</span><b>{}</b><small>{}</small></div>'
@@ -258,5 +258,5 @@ def record_html(
 ) -> str: # HTML that stands for itself
     "Everything about a stream on one page."
     cards = "".join(card_html(card, record.text) for card in record.cards)
-    shown = figures_html(figures(record, now_s)) + text_html(record) + cards
+    shown = figures_html(stream_figures(record, now_s)) + text_html(record) + cards
     return f'{STYLE}<div class="lt3">{shown}</div>'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PCM_RATE', 'Hearing', 'Card', 'extended', 'work_ms', 'Record', 'Figure', 'kilobytes', 'first_sound', 'pace',
-           'figures']
+           'stream_figures']
 
 # %% ../../nbs/explore/01_records.ipynb #8d488778
 import io
@@ -213,8 +213,8 @@ def pace(
     "A real-time factor, for people."
     return f"{1/rtf:.1f}× as fast as speech" if rtf < 1 else f"{rtf:.1f}× as long as speech"
 
-# %% ../../nbs/explore/01_records.ipynb #6c91a8f1
-def figures(
+# %% ../../nbs/explore/01_records.ipynb #e6f4839b
+def stream_figures(
     record:Record, # as far as it has come
     now_s:float, # seconds since the request was sent
 ) -> list[Figure]: # five, whatever there is

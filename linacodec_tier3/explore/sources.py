@@ -16,7 +16,7 @@ from ..client import (
     Client, JobFailed, StreamError, cancelled_if_left, clean_key, output, stream)
 from ..codec.protocol import Codec
 from ..config import get_config
-from ..generators import codec_for, generate_stream
+from ..generators import check_sayable, codec_for, generate_stream
 from ..handler import check_request, health, voices
 from ..local.endpoint import LocalEndpoint
 from ..tts import load_tts_model
@@ -57,6 +57,7 @@ class AskedHere:
         asked, job = check_request(self.request, get_config()), self._job
         with job.timed("load"), job.at("while engine and codec were loaded"):
             model, codec = load_tts_model(asked.service), codec_for(asked.output_format)
+        check_sayable(asked.text, model, asked.how)
         self._codec = Overheard(codec) if codec else None
         what = (asked.text, asked.voice, model, asked.output_format, asked.how, job, self._codec)
         yield from generate_stream(*what)

@@ -262,12 +262,17 @@ def stop(self):
     thread.stop()
 
 @patch_to(LocalEndpoint)
-def serve_forever(self):
+def serve_forever(
+    self,
+    ready:Callable[[], Any] = lambda: None, # called once it runs and hears signals
+):
     "Run until SIGINT or SIGTERM, then stop; for the main thread."
     if not self._thread: self.start()
     ended, signals = threading.Event(), (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in signals}
-    try: ended.wait()
+    try:
+        ready()
+        ended.wait()
     finally:
         for number, action in before.items(): signal.signal(number, action)
         self.stop()
