@@ -37,7 +37,7 @@ NOTE_HEARD = """() => {
   }, 20);
 }"""
 
-OVERFLOWING = """() => [...document.querySelectorAll(".jp-Cell:has(.lt3-state) .lt3 *")].filter(e =>
+OVERFLOWING = """() => [...document.querySelectorAll("[data-heard], [data-heard] *")].filter(e =>
     e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 30 && e.tagName !== "INPUT"
     && getComputedStyle(e).overflowX !== "visible").map(e => e.className || e.tagName)"""
 
@@ -232,6 +232,7 @@ def test_through_the_local_endpoint_which_ends_with_the_kernel(page, lab, faults
 def test_it_fits_its_column_and_can_be_read(page, theme, tmp_path):
     change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
     page.evaluate(change, theme)
+    stream(page, "Seven boats came in. The eighth did not, and nobody on the pier knew why that was.")
     for width in (1280, 900):
         page.set_viewport_size(dict(width=width, height=1500))
         assert not page.evaluate(OVERFLOWING)
