@@ -29,7 +29,8 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve explore explore-picture check test slow nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
+.PHONY: help run serve explore explore-picture check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs \
+	lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,10 @@ test: $(READY) ## every notebook's tests and tests/, side by side; JOBS=1 for on
 
 slow: $(SLOW) ## the same, with what is flagged slow
 	@$(PYTEST) --slow
+
+soak: $(READY) ## a thousand jobs while workers die and a volume fills, ten minutes; stored for nbs/23_soak
+	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -rs -p no:xdist
+	@$(BIN)/python .ci/outputs.py nbs/23_soak.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
@@ -91,12 +96,16 @@ docs: $(READY) ## the site, into _docs/; needs Quarto on PATH
 	@command -v quarto >/dev/null || { echo "make docs: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
 	@# nbdev takes a half-made _proc for a finished one, and rewrites a README that looks older than its notebook.
 	@rm -rf _proc && touch -c README.md
+	@$(BIN)/python .ci/site.py sidebar
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs
+	@$(BIN)/python .ci/site.py finish
+	@$(BIN)/python .ci/site.py check
 
 readme: $(READY) ## README.md from nbs/index.ipynb; needs Quarto on PATH
 	@command -v quarto >/dev/null || { echo "make readme: quarto is not on PATH; see https://quarto.org/docs/get-started" >&2; exit 1; }
 	@rm -rf _proc
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_readme
+	@$(BIN)/python .ci/readme.py
 
 outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/01_config.ipynb …" for some
 	@$(BIN)/python .ci/outputs.py $(NBS)

@@ -68,8 +68,11 @@ _parts |= dict(
     ref   = r"""«edge»(?i:nos?|nr|figs?|abb|tab|eq|sec|ch|vol|art|abs|kap|bd|pp
                |jan|feb|mar|apr|jun|jul|aug|sept?|oct|okt|nov|de[cz])\.""",
     month = r"(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrhundert)",  # German writes "3. Oktober"
-    one   = r"(?:[ \t]|\r?\n)",
-    glue  = r"""(?: (?<=\.) (?: (?<=«title»)«one» | (?<=«ref»)«one»(?=\p{N}) | (?<=\p{Nd}\.)«one»(?=«month») )
+    short = r"(?<![\p{L}\p{M}\p{Nd}])\p{L}{1,4}\.",         # before a digit it is none that ends a sentence
+    roman = r"[IVXLC]{1,8}(?![\p{L}\p{M}])",
+    one   = r"(?:[ \t]{1,2}+|[ \t]?\r?\n)",
+    glue  = r"""(?: (?<=\.) (?: (?<=«title»)«one» | (?<=«ref»)«one»(?=\p{N} | «roman»)
+                              | (?<=«short»)«one»(?=\p{Nd}) | (?<=\p{Nd}\.)«one»(?=«month») )
                   | [ ] (?: (?<=\p{Nd}\)?[ ])(?=\(?\p{Nd} | [\p{Sc}%‰°]) | (?<=[\p{Sc}§№][ ])(?=\p{Nd})
                           | (?=[\p{Term}…»]++(?:«ws»|\Z)) )
                   | (?<=[-*•·.)])(?<=^[ \t]{0,8}(?:[-*•·] | \p{Nd}{1,3}[.)]))«one» )""")
@@ -248,13 +251,13 @@ def _chunks(texts, sizes): # of texts, or of paragraphs that know their source
             start, end = known.source(at, at+len(piece)) if known else (at, at+len(piece))
             start = max(start, said)
             said = max(start, end)
-            if follows == "end" and paragraphs.more(): follows = "paragraph"
+            if follows == "end" and paragraphs.more(): follows = getattr(known, "follows", "paragraph")
             yield Chunk(piece, start, said, follows, known, at)
             sizes.count(len(piece))
             at = _SKIP.match(text, resume).end()
 
 def iter_chunks(
-    text:str|Iterable,         # what to speak, of any length; or paragraphs, which have `text` and `source`
+    text:str|Iterable,         # what to speak, of any length; or paragraphs, each a `text.spoken.SpokenText`
     max_chars:int=500,         # the most characters a chunk may have
     first_chars:int|None=None, # budget of the first chunk, from which others grow; None: `max_chars` for all
     growth:float=1.5,          # how fast they grow, see `growth_for`; only with `first_chars`

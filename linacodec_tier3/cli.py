@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BITS', 'TEXT', 'CURL', 'PatientClient', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'sizes',
-           'stream_report', 'as_table', 'keep_stream', 'follow_request', 'somewhere', 'decoder', 'until_told',
+           'stream_report', 'as_table', 'keep_stream', 'follow_request', 'somewhere', 'decoder', 'until_told', 'unsaid',
            'run_command', 'curl_lines', 'serve_command', 'bars', 'prefetch_command', 'doctor_command', 'parser', 'main']
 
 # %% ../nbs/13_cli.ipynb #2059015e
@@ -30,6 +30,7 @@ from .contract import (
 from .doctor import examine, todos, verdict
 from .handler import health, voices
 from .local.endpoint import LocalEndpoint
+from .tts import shown
 from .weights.store import prefetch
 
 # %% ../nbs/13_cli.ipynb #b469e6a3
@@ -217,6 +218,18 @@ def until_told() -> Iterator[None]: # raises `SystemExit` on SIGTERM and SIGHUP,
     finally:
         for number, action in before.items(): signal.signal(number, action)
 
+# %% ../nbs/13_cli.ipynb #ef806501
+def unsaid(
+    last:dict, # partial of a stream, or a batch result
+    text:str, # of the request
+    most:int=10, # lines
+) -> list[str]: # one for each stretch of the text that was not said
+    "What of a text was not said, and why."
+    stretches = last.get("skipped", [])
+    lines = [f"  {shown(text[s['start']:s['end']])}: {s['why']}" for s in stretches[:most]]
+    more = len(stretches) - len(lines) + last.get("skipped_more", 0)
+    return lines + ([f"  and {more} more"] if more else [])
+
 # %% ../nbs/13_cli.ipynb #4a10fccc
 def run_command(
     args:argparse.Namespace, # of `parser`
@@ -229,7 +242,8 @@ def run_command(
     with until_told(), somewhere(args.url, args.api_key) as endpoint:
         notes, audio, rate = follow_request(endpoint, given, codec)
     files, last = keep_stream(args.out, notes.partials, audio, rate), notes.partials[-1]
-    if "message" in last and last["format"] != given["output_format"]: print(last["message"], file=sys.stderr)
+    if last["format"] != given["output_format"] or "skipped" in last: print(last["message"], file=sys.stderr)
+    for line in unsaid(last, given["text"]): print(line, file=sys.stderr)
     rows = {"format": last["format"], "audio": f"{len(audio)/rate:.2f} s",
             "bytes sent": f"{wire_size(last):,}"}
     if "manifest" in last: rows = stream_report(notes, audio, rate)

@@ -34,7 +34,7 @@ from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_confi
                                     printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
-                                        delivery, generate_batch_audio, generate_stream)
+                                        delivery, generate_batch_audio, generate_stream, to_say)
 from .codec.choice import codec_state, linacodec_available, load_linacodec, require_linacodec
 from .codec.protocol import CodecUnavailable, device_fault
 from .speech.attempts import naming
@@ -216,7 +216,7 @@ def hold_back(
 
 class JobOutput:
     "Decides for one job what its output keeps; all that is kept stays under the result's limit."
-    def __init__(self): self.room = RESULT_LIMIT - 2 * PARTIAL_LIMIT // 100  # bytes that are left
+    def __init__(self): self.room = RESULT_LIMIT - PARTIAL_LIMIT // 10  # bytes that are left but for the last
 
     def keeps(self,
         message:dict, # about to be posted
@@ -373,7 +373,7 @@ def main() -> None:
         cfg = get_config()
         if cfg.device != "auto": resolve_device(cfg.device)
         log_to_runpod(cfg)
-        load_tts_model(cfg.default_service)
+        next(to_say("Nov. 3, $5", load_tts_model(cfg.default_service)), None)  # reads its first text, too
         try:
             if linacodec_available(fetch=False): load_linacodec()
         except CodecUnavailable as e:

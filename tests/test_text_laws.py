@@ -30,7 +30,8 @@ print("never said", 1)
 
 <!-- nobody reads this --> The end is near &amp; **bold**; Привет! ****
 """
-AMOUNTS = "It cost $1,234.56 on 2026-11-27, at 15:30. " * 4 + "\n\nAnd 5 km further, 3/4 of it was gone: 12–15%."
+AMOUNTS = ("It cost $1,234.56 on 2026-11-27, at 15:30. " * 4 +
+           "\n\nAnd 5 km further, 3/4 of it was gone: 12–15%.")
 REQUEST = dict(max_chars=60, output_format="pcm_24", seed=3)
 
 

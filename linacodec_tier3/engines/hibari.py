@@ -42,7 +42,7 @@ def readable(
     return _CLAUSE.sub(lambda m: f"{m[0].rstrip()}, ", text)
 
 # %% ../../nbs/engines/01_hibari.ipynb #94d73747
-_LETTERS = re.compile(r"(?<![\w'’-])[A-Z](?: [A-Z])+(?P<s>['’]s)?(?![\w'’])")
+_LETTERS = re.compile(r"(?<![\w'’-])(?:[A-Z](?: [A-Z])+(?P<s>['’]s)?|[ap] m)(?![\w'’])")
 _LONE_A = re.compile(r"(?<=[a-z,;:] )A(?= [a-z]|[.,;:!?)]|$)")
 
 def spelled(

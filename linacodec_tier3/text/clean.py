@@ -175,7 +175,7 @@ def clean(
     for step in _decoded, _of_lines, _of_characters, _composed: draft = step(draft)
     return put(draft, _MARKS, _as_one, final=False)
 
-# %% ../../nbs/text/01_clean.ipynb #983b5406
+# %% ../../nbs/text/01_clean.ipynb #5144c751
 _ROWS = regex.compile(r"([=*_~#+^|\\<>•·-])\s?\1")
 _DASHES = regex.compile(r"""
       (?<=[\p{L}\p{M}\p{N}"'.,;:?)]) -{2,3}+ (?=[\p{L}\p{N}"'(])
@@ -188,10 +188,13 @@ def _as_pause(m): # between words a full stop, unless there is a pause already
     if not before or not after: return ""
     return " " if before in ".,;:!?…—([" or after in ".,;:!?…—)]" else ". "
 
+_BARS = regex.compile(r"(?<=\w\S{0,3})\s[|•·]\s(?=\S)")
+
 def paused(
     draft:Draft, # a paragraph without markup
 ) -> Draft: # its runs of symbols are marks that engines know
     "A paragraph in which a row of dashes, stars or the like is a pause."
-    if not _ROWS.search(draft.open): return draft
+    if not regex.search("[|•·]", draft.open) and not _ROWS.search(draft.open): return draft
+    draft = put(draft, _BARS, ", ", final=False)
     draft = put(draft, _DASHES, "—", final=False)
     return put(draft, _RUNS, _as_pause, final=False)

@@ -8,29 +8,27 @@ __all__ = ['month_first', 'day_first', 'in_digits', 'numbered', 'year_month', 'S
            'eras', 'years', 'years_around', 'years_before', 'month_year', 'week_before', 'spans_of_days', 'DATES',
            'month', 'date', 'clock', 'joined_dates']
 
-# %% ../../nbs/text/04_dates.ipynb #004c84b0
+# %% ../../nbs/text/04_dates.ipynb #97fcaac2
 import regex
 from .edits import BLOT, Draft, edited
 from .numbers import (
-    ALONE, Step, cardinal, decade, number_words, ordinal, plural, saying, with_digits, year)
+    ALONE, Step, cardinal, decade, number_words, ordinal, plural,
+    saying, where, with_digits, year)
 
-# %% ../../nbs/text/04_dates.ipynb #0916f9c9
+# %% ../../nbs/text/04_dates.ipynb #f5a61ea7
 MONTHS = dict(Jan="January", Feb="February", Mar="March", Apr="April", May="May", Jun="June", Jul="July",
               Aug="August",
               Sep="September", Oct="October", Nov="November", Dec="December")
 WEEKDAYS = dict(Mon="Monday", Tue="Tuesday", Wed="Wednesday", Thu="Thursday", Fri="Friday", Sat="Saturday",
                 Sun="Sunday")
 _NAMES = list(MONTHS.values())
-_SHORT = ("(?:[Jj]anuary|[Ff]ebruary|March|[Aa]pril|[Jj]une|[Jj]uly|[Aa]ugust|[Ss]eptember|[Oo]ctober"
-          "|[Nn]ovember"
-          "|[Dd]ecember|JANUARY|FEBRUARY|MARCH|APRIL|JUNE|JULY|AUGUST|SEPTEMBER|OCTOBER|NOVEMBER|DECEMBER"
-          "|May|MAY"
-          "|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|JAN|FEB|MAR|APR|JUN|JUL|AUG|SEPT?|OCT|NOV"
-          "|DEC)(?![a-zA-Z])\\.?)")
+_LONG = "|".join(f"{n}|{n.upper()}" + ("" if n in ("May", "March") else f"|{n.lower()}") for n in _NAMES)
+_SHORT = (rf"(?:{_LONG}|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|JAN|FEB|MAR|APR|JUN|JUL|AUG|SEPT?"
+          r"|OCT|NOV|DEC|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec)(?![a-zA-Z])\.?)")
 _WEEKDAY = ("(?:Mon(?:day)?|Tue(?:s(?:day)?)?|Wed(?:nesday)?|Thu(?:r(?:s(?:day)?)?)?|Fri(?:day)?"
             "|Sat(?:urday)?|Sun(?:day)?)"
             "(?![a-zA-Z])\\.?")
-_YEAR = r"(?:1[0-9]|20|21)\d\d(?!\d|[.,:/'’-]\d|s\b|['’]s\b)"
+_YEAR = r"(?:1[0-9]|20|21)\d\d(?!\d|[.,:/'’-]\d|s\b|(?<=0)['’]s\b)"
 _DAY = r"(?:3[01]|[12]\d|0?[1-9])(?!\d|[.,:/]\d|%)"
 
 # %% ../../nbs/text/04_dates.ipynb #e0ed2952
@@ -81,12 +79,12 @@ day_first = saying(
     rf"(?:\s?[-–—]\s?(?P<to>{_DAY})(?:st|nd|rd|th)?)?[\s-](?:of\s)?(?P<month>{_SHORT})(?!\p{{L}})"
     rf"(?:(?:,?\s{{1,3}}|-)(?P<year>{_YEAR}))?+(?![\p{{L}}\d])", _say_day_first)
 
-# %% ../../nbs/text/04_dates.ipynb #97eb31ec
+# %% ../../nbs/text/04_dates.ipynb #0d486104
 def _say_in_digits(m):
     if m["iso"]: name, day, in_year = month(m["im"]), int(m["id"]), int(m["iy"])
     else:
         a, b, in_year = int(m["a"]), int(m["b"]), int(m["y"])
-        if m["mark"] == "." or a > 12: a, b = b, a
+        if a > 12 or m["mark"] == "." and b < 13: a, b = b, a
         if len(m["y"]) == 2: in_year += 1900 if in_year > 69 else 2000
         name, day = month(str(a)), b
     if not name or not 0 < day < 32: return None
@@ -130,7 +128,7 @@ def clock(
     if second: words += f" and {cardinal(second)} second{'s' if second > 1 else ''}"
     return words + (f" {half}" if half else "")
 
-# %% ../../nbs/text/04_dates.ipynb #118b514a
+# %% ../../nbs/text/04_dates.ipynb #2ed88d46
 STOP_STAYS = rf"(?=\s*$|[\"”’)\]]*\s+(?!{_SHORT}|{_WEEKDAY}|[A-Z]{{2,}})[\"“‘(\[]*[A-Z])"
 _HALF = (rf"\s?(?:(?P<half>[AaPp])(?:[Mm](?![\p{{L}}\d])|\.\s?[Mm](?:(?P<end>\.{STOP_STAYS})|\.|"
          rf"(?![\p{{L}}\d]))))")
@@ -142,9 +140,10 @@ def _say_time(m):
     to = f" to {clock(int(m['h2']), int(m['m2'] or 0), 0, 'x').removesuffix(' x')}" if m["h2"] else ""
     words = clock(int(m["h"]), int(m["m"]), int(m["s"] or 0), _half(m) or "" if not to else "")
     if to and m["half"]: words, to = clock(int(m["h"]), int(m["m"]), 0, "x")[:-2], to + f" {_half(m)}"
-    elif to: to = " to " + clock(int(m["h2"]), int(m["m2"]))
+    elif to: to = " to " + (clock(int(m["h2"]), int(m["m2"])) if m["m2"] else cardinal(int(m["h2"])))
     return words + to + ("." if m["end"] else "")
 
+# %% ../../nbs/text/04_dates.ipynb #598b4ddd
 hours_and_minutes = saying(r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/])(?P<h>[01]?\d|2[0-3])h(?P<m>[0-5]\d)"
                            r"(?![\p{L}\d])",
                            lambda m: clock(int(m["h"]), int(m["m"])), "h")
@@ -154,12 +153,14 @@ def _say_race(m):
 
 races = saying(r"(?=\d)(?<![\p{L}\p{N}]|\d[.,:/])(?P<m>\d{1,2}):(?P<s>[0-5]\d)(?P<part>\.\d{1,3})"
                r"(?![\p{L}\d]|[.:]\d)", _say_race, ":")
+
+# %% ../../nbs/text/04_dates.ipynb #d2dd9a89
 times = saying(
     rf"(?=\d)(?<![\p{{N}}{BLOT}]|\d[.,:/]|\b(?:ratio|odds|scale|dilution|diluted)[a-z ,]{{0,20}}){_TIME}"
-    rf"(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4]):(?P<m2>[0-5]\d)(?!\d))?"
+    rf"(?:\s?[-–—]\s?(?P<h2>[01]?\d|2[0-4])(?::(?P<m2>[0-5]\d))?(?!\d|[.,:]\d))?"
     rf"(?![:.,]?\d|[-–/]\d)(?:{_HALF})?+", _say_time, ":")
 
-# %% ../../nbs/text/04_dates.ipynb #5c7bffec
+# %% ../../nbs/text/04_dates.ipynb #3f519db6
 def _say_hours(m):
     words = cardinal(int(m["h"])) if not m["m"] else clock(int(m["h"]), int(m["m"]), 0, "x")[:-2]
     words += {"a": " a m", "p": " p m", "": ""}[(m["first"] or "").lower()]
@@ -171,6 +172,7 @@ hours = saying(
     rf"(?:\s?(?:(?P<first>[AaPp])\.?[Mm]\.?)?\s?(?:[-–—]|to(?=\s))\s?(?P<to>1[0-2]|0?[1-9])(?::"
     rf"(?P<tom>[0-5]\d))?)?(?:{_HALF})", _say_hours)
 
+# %% ../../nbs/text/04_dates.ipynb #851435e5
 def _say_military(m):
     low, hour = "hundred" if m["m"] == "00" else _low(m["m"]), cardinal(int(m["h"]))
     oh = ("oh " if m["h"] != "00" else "zero ") if m["h"][0] == "0" else ""
@@ -205,34 +207,44 @@ durations = saying(
     r"|\d{1,3}\s?m(?:ins?)?\s?\d{1,2}\s?s(?:ecs?)?|(?<=\d\s?d\s?)\d{1,3}\s?h(?:rs?)?)"
     r"(?![\p{L}\d])", _say_duration)
 
-# %% ../../nbs/text/04_dates.ipynb #32070c45
+# %% ../../nbs/text/04_dates.ipynb #0f610fde
 def _say_decade(m):
     if m["century"]: return decade(int(m["century"]))
     return decade(int(m["ten"])) if int(m["ten"]) > 10 else None
 
+_OF_ITS_TIME = """pop rock music hits songs fashion style movie movies film films era disco jazz punk rap
+    soul funk metal kid kids nostalgia party classic classics sitcom television TV cartoon cartoons band
+    bands hair"""
+_words = lambda words: f"(?:{'|'.join(words.split())})"
 _BEFORE_DECADE = r"(?:[Tt]he|[Ee]arly|[Mm]id|[Ll]ate|[Hh]is|[Hh]er|[Tt]heir|[Mm]y)[ -]"
 decades = saying(
     r"(?=['’\d])(?<![\p{L}\p{N}]|\d[.,:/])(?:(?P<century>(?:1\d|20)\d0)['’]?s|['’](?P<ten>\d0)['’]?s"
-    rf"|(?<={_BEFORE_DECADE}|[2-9]0['’]?s,?\s(?:and|or|to|&)\s)(?P<ten>[2-9]0)['’]?s"
-    r"|(?P<ten>[2-9]0)(?:['’]s|s(?=,?\s(?:and|or|to|&)\s[2-9]0['’]?s)))(?!\p{L})", _say_decade)
+    rf"|(?<={_BEFORE_DECADE}|[2-9]0['’]?s,?\s(?:and|or|to|&)\s)(?P<ten>[2-9]00?)['’]?s"
+    r"|(?P<ten>[2-9]0)(?:['’]s|s(?=,?\s(?:and|or|to|&)\s[2-9]0['’]?s)"
+    rf"|s(?=\s{_words(_OF_ITS_TIME)}\b)))(?!\p{{L}})", _say_decade)
 _QUOTED = r"[^'\n]{0,30}'(?:[\s.,;:!?)]|$)"  # what a quotation ends with
 short_year = saying(
     rf"(?<![\p{{L}}\p{{N}}'’])['’](?P<y>0\d|[1-9]\d)(?![\p{{L}}\d]|['’\"]|[.,:/-]\d|{_QUOTED})",
     lambda m: _low(m["y"]))
 
-# %% ../../nbs/text/04_dates.ipynb #02cb196f
+# %% ../../nbs/text/04_dates.ipynb #bcec06ae
 _Y = r"(?:1[1-9]\d\d|20\d\d)"
 _AFTER = r"(?!\d|[.,:/'’]\d|[-–—]\d|\p{L}|\s?(?:%|°|percent|per cent|×|x\d))"
 
 def _say_years(m):
     a, b = int(m["a"]), m["b"]
+    if len(b) == 1: return f"{year(a)} to {_low(str(a % 100 // 10) + b)}" if int(b) > a % 10 else None
     if len(b) == 2: return f"{year(a)} to {_low(b)}" if int(b) > a % 100 else None
     return f"{year(a)} to {year(int(b))}" if a < int(b) else None
 
 year_spans = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})(?:\s?[-–—]\s?)"
-                    rf"(?P<b>{_Y}|\d\d){_AFTER}", _say_years)
-seasons = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})/(?P<b>\d\d){_AFTER}", lambda m: (
-    f"{year(int(m['a']))} {_low(m['b'])}" if (int(m["a"]) + 1) % 100 == int(m["b"]) else None), "/")
+                    rf"(?P<b>{_Y}|\d\d?){_AFTER}", _say_years)
+def _say_season(m): # 2019/20
+    a, b = int(m["a"]), m["b"]
+    if (a + 1) % 100 != int(b) % 100: return None
+    return f"{year(a)} {_low(b) if len(b) == 2 else year(int(b))}"
+
+seasons = saying(rf"(?<![\p{{N}}$€£¥#+]|\d[.,:/-])(?P<a>{_Y})/(?P<b>{_Y}|\d\d){_AFTER}", _say_season, "/")
 year_in_name = saying(rf"(?<=\b(?:[Mm]id|[Pp]re|[Pp]ost|[Ee]arly|[Ll]ate)[-‑])(?P<y>{_Y})(?![\d\p{{L}}]"
                       rf"|[.,]\d)", lambda m: year(int(m["y"])))
 
@@ -253,13 +265,13 @@ eras = saying(
     rf"(?P<b>\d{{1,4}}+))?(?!\p{{L}}|[.,]\d)"
     rf"|(?P<a>{_ERA_YEAR})(?:\s?[-–]\s?(?P<b>{_ERA_YEAR}))?\s?{_ERA})", _say_era, "BCA")
 
-# %% ../../nbs/text/04_dates.ipynb #7fc9624f
+# %% ../../nbs/text/04_dates.ipynb #1fe777f4
 # After these a number is a year unless what it counts follows.
 _STRICT = """in since until till during circa year years spring summer autumn fall winter early late mid
-    Easter Christmas copyright born died founded established est ca al season election January February
-    March April May June July August September October November December Jan Feb Mar Apr Jun Jul Aug Sept
-    Sep Oct Nov Dec Q[1-4] H[12] FY vintage dated model fl r reigned Cup Euro Olympics Games Expo Eurovision
-    Championship Championships Open"""
+    Easter Christmas Day Eve copyright born died founded established est ca al season election January
+    February March April May June July August September October November December Jan Feb Mar Apr Jun Jul
+    Aug Sept Sep Oct Nov Dec Q[1-4] H[12] FY vintage dated model fl r reigned Cup Euro Olympics Games Expo
+    Eurovision Championship Championships Open"""
 # After these only if no noun in the plural follows either.
 _LOOSE = "and or to of around by through before after from this last next back ends class c b d between"
 _COUNTED = """people men women children million billion thousand hundred dollars euros cases words steps
@@ -272,8 +284,7 @@ _NO_COUNT = """was is as has its this his does towards across series plus versus
 _NUMBERS_OF = """total average maximum minimum speed population number range sum height cost price value
     score distance out more most each"""
 
-# %% ../../nbs/text/04_dates.ipynb #0c6cb26d
-_words = lambda words: f"(?:{'|'.join(words.split())})"
+# %% ../../nbs/text/04_dates.ipynb #9c65f0cf
 _CHAIN = rf"(?:(?:[,;]\s(?:(?:and|or)\s)?|\s(?:and|or|to|through|until)\s|\s?&\s?){_Y}{_AFTER}){{0,12}}+"
 _FOLLOWS = rf"(?!\s{_words(_COUNTED)}\b)"
 _PLURAL = rf"(?!\s(?!{_words(_NO_COUNT)}\b)[a-z]{{2,30}}+(?<=[^s]s)\b)"
@@ -282,10 +293,9 @@ def _say_chain(m):
     return regex.sub(r"\d{4}", lambda y: year(int(y[0])), m["years"])
 
 years = saying(
-    rf"(?=\d)(?:(?<=\bFY|\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
-    rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_CHAIN})"
-    rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?<!\b{_words(_NUMBERS_OF)}\sof\s)"
-    rf"(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))",
+    rf"(?=\d)(?<!\b{_words(_NUMBERS_OF)}\sof\s)(?:(?<=\bFY|\b(?i:{_words(_STRICT)})(?:\.|\.?[,:])?\s)"
+    rf"(?P<years>(?:{_Y}|10(?!24)[1-9]\d){_AFTER}{_FOLLOWS}{_CHAIN})"
+    rf"|(?<=\b(?i:{_words(_LOOSE)})(?:\.|\.?,)?\s)(?P<years>{_Y}{_AFTER}{_FOLLOWS}{_PLURAL}{_CHAIN}))",
     _say_chain)
 
 # %% ../../nbs/text/04_dates.ipynb #72a04b72
@@ -307,13 +317,15 @@ years_around = saying(
     rf"|(?<=\b\p{{Lu}}\p{{L}}{{1,20}},\s)(?P<years>{_Y})(?=\)|[.,;:]?(?:\s|$)){_FOLLOWS}{_PLURAL})",
     _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #370076ef
+# %% ../../nbs/text/04_dates.ipynb #d78a2a1f
 _ALONE = r"(?<![\p{L}\p{N}$€£¥#%]|\d[.,:/-])"
 years_before = saying(
     rf"(?=\d){_ALONE}(?:(?P<years>{_Y})(?=['’]s\s|\s?[-–—]\s?(?:present|today|now)\b)"
     rf"|(?<!\b(?i:{_words(_ABOUT)})\s)(?P<years>(?:18[5-9]|19\d|20[0-4])\d)"
     r"(?=\s(?:[A-Z][a-z]+|[A-Z]{3,})\s[A-Z])"
-    rf"|(?<=^)(?P<years>{_Y})(?=\s?[:–—]\s))", _say_chain)
+    rf"|(?<=^)(?P<years>{_Y})(?=\s?[:–—]\s)|(?P<years>{_Y})(?=,\s(?:pp?|vol|ch|no|fig)\.|\s"
+    rf"(?:births|deaths)\b)"
+    rf"|(?<=\p{{L}}\.\s)(?P<years>{_Y})(?=\.(?:\s|$)))", _say_chain)
 
 # %% ../../nbs/text/04_dates.ipynb #fd8dfe6b
 def _say_month_year(m):
@@ -340,7 +352,7 @@ def joined_dates(
                 if _QUARTER.search(draft.text, max(m.start() - 9, 0), m.start())]
     return _joined(edited(draft, quarters) if quarters else draft)
 
-# %% ../../nbs/text/04_dates.ipynb #e28c9e36
+# %% ../../nbs/text/04_dates.ipynb #28b981f7
 def _say_days(m):
     if m["a"]: words = f"{WEEKDAYS[m['a'][:3].title()]} to {WEEKDAYS[m['b'][:3].title()]}"
     else: words = f"{month(m['c'])} to {month(m['d'])}" + (f" {year(int(m['year']))}" if m["year"] else "")
@@ -348,11 +360,13 @@ def _say_days(m):
 
 spans_of_days = saying(
     rf"(?=[A-Z])(?<!\p{{L}})(?:(?P<a>{_WEEKDAY})\s?[-–]\s?(?P<b>{_WEEKDAY})|(?P<c>{_SHORT})\s?[-–]\s?"
-    rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?)(?!\p{{L}}|\s\d)"
+    rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?(?!\s\d))(?!\p{{L}})"
     rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
 
-# %% ../../nbs/text/04_dates.ipynb #33b882e7
+# %% ../../nbs/text/04_dates.ipynb #15fcc726
+_ANY_MONTH = (r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP"
+              r"|OCT|NOV|DEC|jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)")
 DATES:tuple[Step, ...] = (with_digits(
-    in_digits, month_first, day_first, month_year, numbered, year_month, hours, races, times,
-    hours_and_minutes, military, utc, durations, eras, decades, year_spans, seasons, year_in_name, years,
-    years_around, years_before, short_year), joined_dates, spans_of_days, week_before)
+    in_digits, where(_ANY_MONTH, month_first, day_first, month_year), numbered, year_month, hours, races,
+    times, hours_and_minutes, military, utc, durations, eras, decades, year_spans, seasons, year_in_name,
+    years, years_around, years_before, short_year), joined_dates, spans_of_days, week_before)

@@ -13,7 +13,7 @@ from .edits import BLOT, Draft, edited
 from .numbers import (ALONE, PLAIN_NUMBER, SIGN, SIGNS, QUANTITY, Step, cardinal,
     number_words, quantity, saying)
 
-# %% ../../nbs/text/04_formulas.ipynb #6fe78f66
+# %% ../../nbs/text/04_formulas.ipynb #9449a9ff
 OPERATORS = {"+": "plus", "−": "minus", "×": "times", "/": "over", "*": "times", "·": "times", "⋅": "times",
              "∙": "times", "÷": "divided by", "=": "equals",
              "==": "equals", "≠": "does not equal", "!=": "does not equal", "<": "is less than",
@@ -29,7 +29,7 @@ ARROWS = {"→": "to", "↔": "to", "⟶": "to", "➔": "to", "➜": "to", "⇒"
           "-->": "to"}
 # Said where nothing stands before them.
 COMPARED = {"<": "less than", ">": "more than", "≤": "at most", "≥": "at least", "<=": "at most",
-            ">=": "at least", "≈": "approximately"}
+            ">=": "at least", "≈": "approximately", "±": "plus or minus", "~": "about"}
 
 # %% ../../nbs/text/04_formulas.ipynb #50fb0492
 RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹", "₀₁₂₃₄₅₆₇₈₉"
@@ -52,20 +52,20 @@ def _spelled(m, words): # with blanks where there are none
     blank = lambda beside, outside: "" if beside.isspace() or beside in outside else " "
     return blank(before, OPENING) + words + blank(after, CLOSING)
 
-# %% ../../nbs/text/04_formulas.ipynb #c91061a1
+# %% ../../nbs/text/04_formulas.ipynb #5e6c8f4d
 def _say_power(m):
-    raised = (m["raised"] or m["caret"].strip("^{}() ")).translate(_PLAIN)
+    raised = (m["raised"] or m["caret"].strip("^*{}() ")).translate(_PLAIN)
     base = " ".join(m["letters"]) if m["letters"] else ""
     return f"{base} {power(raised)}" + " " * m.string[m.end():m.end() + 1].isalnum()
 
-_CARET = (rf"\s?\^\s?(?:[-−]?(?:{PLAIN_NUMBER}|\p{{L}}(?!\p{{L}}))|\{{[-−]?[\da-z+]{{1,12}}+\}}"
+_CARET = (rf"\s?(?:\^|\*\*)\s?(?:[-−]?(?:{PLAIN_NUMBER}|\p{{L}}(?!\p{{L}}))|\{{[-−]?[\da-z+]{{1,12}}+\}}"
           r"|\([-−]?[\da-z+/]{1,12}+\))")
 _RAISED = rf"(?:(?P<raised>[⁺⁻]?[{RAISED}]{{1,15}}+|ⁿ)|(?P<caret>{_CARET}))"
-_BASE = rf"(?<=[\d)\]π{BLOT}]|(?<!\p{{L}})\p{{L}}|π\p{{L}}|\b(?:sin|cos|tan|log))"
+_BASE = rf"(?<=[\d)\]π{BLOT}{LOWERED}]|(?<!\p{{L}})\p{{L}}|π\p{{L}}|\b(?:sin|cos|tan|log))"
 powers = saying(
-    rf"(?=[{RAISED}⁺⁻ⁿ^]|\s\^){_BASE}{_RAISED}|(?=[A-Za-z]{{2}}[{RAISED}⁺⁻ⁿ^])"
+    rf"(?=[{RAISED}⁺⁻ⁿ^]|\s\^|\s?\*\*){_BASE}{_RAISED}|(?=[A-Za-z]{{2}}[{RAISED}⁺⁻ⁿ^])"
     rf"(?<!\p{{L}})(?P<letters>[A-Za-z]{{2}}){_RAISED}",
-    _say_power, RAISED + "ⁿ^")
+    _say_power, RAISED + "ⁿ^*")
 
 # %% ../../nbs/text/04_formulas.ipynb #866808c4
 _ELEMENT = r"[A-Z][a-z]?"
@@ -105,7 +105,7 @@ def _say_index(m):
 
 indices = saying(rf"[{LOWERED}₊₋]{{1,40}}+", _say_index, LOWERED + "₊₋")
 
-# %% ../../nbs/text/04_formulas.ipynb #dfd3a864
+# %% ../../nbs/text/04_formulas.ipynb #fdee2931
 _LEFT = (rf"(?<=(?:[\d{BLOT})\]°%‰πθ∞′!²³⁰¹⁴-⁹\p{{Nd}}]|(?<![\p{{L}}'’])\p{{L}}|(?<!\p{{L}})\d\p{{L}})"
          rf"(?P<blank>\s?))")
 _RIGHT = (rf"(?=\s?(?:[\d{BLOT}(√∞$€£¥]|\.\d|[-−+±]?\d|[-−]?(?:\p{{L}}(?![\p{{L}}'’])|\p{{L}}{{1,2}}[²³^])"
@@ -116,13 +116,15 @@ def _say_operator(m): return _spelled(m, OPERATORS[m["sign"]])
 operators = saying(
     rf"(?=[-+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨!]){_LEFT}(?P<sign>\+/-|\+-(?=\s)|==|!=|<=|>="
     rf"|[+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨]){_RIGHT}", _say_operator, "+−×*·⋅∙÷=≠<>≤≥≈≅±≡∝≪≫∈∪∩⊂∧∨")
-times_sign = saying(r"(?=[xX])(?<=\d\s)[xX](?=\s\d)", lambda m: "times", "xX")
+times_sign = saying(r"(?=[xX])(?<=\d\s?)(?<!\b0)[xX](?=\s?\d)", lambda m: _spelled(m, "times"), "xX")
 divided = saying(rf"(?=/)(?<=[\d{BLOT})]\s)/(?=\s[\d{BLOT}(])", lambda m: "divided by", "/")
 _IS = r"(?<=\b(?:is|was|are|were|be|been|than|of)\s"
-negative = saying(rf"(?=[-−])(?<=[{BLOT}]\s|\()[-−](?=\p{{L}}(?![\p{{L}}'’]))", lambda m: "minus ", "-−")
+negative = saying(rf"(?=[-−])(?:(?<={BLOT}\s)[-−](?=\p{{L}}(?![\p{{L}}'’]))|(?<=\()[-−]"
+                  rf"(?=\p{{L}}\s?[-+−±×*/=){BLOT}]))", lambda m: "minus ", "-−")
 compared = saying(
-    rf"(?=[<>≤≥≈])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈])(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s)",
-    lambda m: COMPARED[m[0]], "<>≤≥≈")
+    rf"(?=[<>≤≥≈±~])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈±~])"
+    rf"(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s|(?<=(?:^|\()..?)\s[\d{BLOT}])",
+    lambda m: COMPARED[m[0]], "<>≤≥≈±~")
 
 # %% ../../nbs/text/04_formulas.ipynb #c419de59
 _TIGHT = (rf"(?:(?<=\d)[-–/]|(?<=(?<!\p{{L}})\p{{L}})/)"
@@ -173,7 +175,7 @@ GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsil
          "π": "pi", "ρ": "rho", "σ": "sigma", "ς": "sigma",
          "τ": "tau", "υ": "upsilon", "φ": "phi", "ϕ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega"}
 
-# %% ../../nbs/text/04_formulas.ipynb #550c06a4
+# %% ../../nbs/text/04_formulas.ipynb #eb685b86
 _NUMBER_SIGN = saying(r"(?<![\p{L}\p{N}#&])(?:#|№|N[º°]|n[º°])(?=\s?\d)", lambda m: "number", "#№º°")
 
 def _say_symbol(m):
@@ -182,16 +184,16 @@ def _say_symbol(m):
     return _spelled(m, SYMBOLS[sign])
 
 _WORD = rf"[\p{{L}}\p{{N}}{BLOT}]"
+_NAMED = "©¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧"
 symbols = saying(
-    rf"(?=[-=+×÷<>≈≠≤≥±§©↑↓¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧°@%‰¢$€£¥₹₿→↔⟶➔➜⇒])(?:(?P<sign>§§|[↑↓]"
-    rf"(?=\s?[{BLOT}\d])|[©§¶№∞√∛∑∏∂∇∫∅∆∀∃∴∵℃℉℧])|"
-    rf"(?P<sign>°[CF]?)(?!\p{{L}})"
-    rf"|(?<!\S)(?P<sign>[@%‰¢$€£¥₹₿])(?=[\s.,;:!?)]|$)|(?<=[\d{BLOT}])\s?(?P<sign>[%‰])|(?<=\s)(?P<sign>@)"
-    rf"(?=[$€£{BLOT}\d])"
-    rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→↔⟶➔➜⇒])(?=\s?{_WORD})"
-    rf"|(?<={_WORD}\s)(?P<sign>[=+×≈≠≤≥±÷<>])(?=\s{_WORD})|(?<=\p{{L}}[\p{{L}}_]{{0,20}})(?P<sign>=)"
-    rf"(?=[\p{{L}}\d{BLOT}])"
-    rf"|(?<=\p{{L}})(?P<sign>\+)(?![\p{{L}}\p{{N}}+]))", _say_symbol)
+    rf"(?=[-=+×÷<>≈≠≤≥±§↑↓°@%‰¢$€£¥₹₿→↔⟶➔➜⇒{_NAMED}])(?:(?P<sign>§§?|[{_NAMED}]|[↑↓](?=\s?[{BLOT}\d]))"
+    rf"|(?P<sign>°[CF]?)(?!\p{{L}})|(?<!\S)(?P<sign>[@%‰¢$€£¥₹₿])(?=[\s.,;:!?)]|$)"
+    rf"|(?<=[\d{BLOT}])\s?(?P<sign>[%‰])|(?<=[\s\d])(?P<sign>@)(?=[$€£{BLOT}\d])"
+    rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→↔⟶➔➜⇒])(?=\s?(?:{_WORD}|[∞√]))"
+    rf"|(?<={_WORD}\s)(?P<sign>[=+×≈≠≤≥±÷<>])(?=\s{_WORD})"
+    rf"|(?<=\p{{L}}[\p{{L}}_]{{0,20}})(?P<sign>=)(?=[\p{{L}}\d{BLOT}])"
+    r"|(?<=\p{L})(?P<sign>\+)(?![\p{L}\p{N}+]))", _say_symbol)
+
 def _say_nothing(m): # but one blank, where there was one
     return " " if m[0][-1].isspace() and m.start() and not m.string[m.start() - 1].isspace() else ""
 
@@ -216,10 +218,10 @@ def greek_letters(
     if draft.open.isascii() or _GREEK_WORD.search(draft.open): return draft
     return _GREEK_LETTER(draft)
 
-# %% ../../nbs/text/04_formulas.ipynb #0915623c
+# %% ../../nbs/text/04_formulas.ipynb #e1b30984
 def _say_scientific(m):
-    raised = power(str(int(m["power"].replace("−", "-"))))
-    return f"{SIGNS[m['sign']]}{number_words(m['a'])} times ten {raised}"
+    raised = cardinal(int(m["power"].replace("−", "-")))
+    return f"{SIGNS[m['sign']]}{number_words(m['a'])} times ten to the {raised}"
 
 scientific = saying(rf"{ALONE}(?P<sign>{SIGN})(?P<a>\d{{1,30}}(?:\.\d{{1,30}})?)[eE]"
                     r"(?P<power>[-−+]?\d{1,4})(?![\p{L}\p{N}]|\.\d)", _say_scientific, "eE")

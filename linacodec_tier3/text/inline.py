@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from .clean import clean
 from .edits import Draft, edited, parted
 
-# %% ../../nbs/text/02_inline.ipynb #0d445351
-_SIGN = regex.compile(r"[\\`<&\[\]*_]|~~|\$\$")  # without one of these there is nothing to do
+# %% ../../nbs/text/02_inline.ipynb #7deb1c24
+_SIGN = regex.compile(r"[\\`<&\[\]*_]|~~|\$\$|-->")  # without one of these there is nothing to do
 _TOKEN = regex.compile(r"""
-      (?P<escape> \\[!-/:-@\[-`{-~] ) | (?P<code> `++ ) | (?P<open> !?\[ ) | (?P<close> \] )
+      (?P<comment> <!--|--> ) | (?P<escape> \\[!-/:-@\[-`{-~] ) | (?P<code> `++ )
+    | (?P<open> !?\[ ) | (?P<close> \] )
     | (?P<emphasis> \*++ | _++ | ~~++ )
     | (?P<entity> &(?:\#\d{1,7}|\#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31}); )
     | (?P<link> <(?:(?:https?://|mailto:|ftp://)[^\s<>]++|[\w.+-]{1,64}+@[\w.-]{1,250}+)> )
@@ -39,7 +40,7 @@ class _Walk:
 
     def drop(self, a, b, *why): self.edits.append((a, b, "", *why))
 
-# %% ../../nbs/text/02_inline.ipynb #6474c3f7
+# %% ../../nbs/text/02_inline.ipynb #a57c0e2d
 _WORD = regex.compile(r"[\p{L}\p{N}\p{M}]")
 
 def _flanks(text, a, b): # whether the row of signs text[a:b] may open and may close an emphasis
@@ -62,16 +63,20 @@ def _emphasis(walk, m): # signs that belong together go; others stay
         if many > n: rows.append((start, many - n))
         a += n
     if opens and a < b: rows.append((a, b - a))
+    if m[0] == "**" and regex.match(r"(?<=\d)\*\*\d", walk.text,
+            pos=m.start()): walk.edits.append((*m.span(), "^"))
     return b
 
-# %% ../../nbs/text/02_inline.ipynb #f401e2a2
+# %% ../../nbs/text/02_inline.ipynb #5b1faea0
 _TARGET = regex.compile(r"""\(\s?
     (?: <[^<>\n]{0,2000}+> | (?:[^\s()\\<]|\\.|\((?:[^\s()\\]|\\.){0,500}+\)){0,2000}+ )
     (?: \s++ (?:"[^"]{0,500}+"|'[^']{0,500}+'|\([^()]{0,500}+\)) )?+ \s?\)""", regex.X)
-_WORDLY = regex.compile(r"[\p{L}\p{N}\p{M}\p{P}]")
 _ALERTS = {"!NOTE", "!TIP", "!IMPORTANT", "!WARNING", "!CAUTION"}  # GitHub's, at the beginning of a quote
 _LABEL = regex.compile(r"\[[^\[\]]{0,200}+\]")
 _REFERENCE = regex.compile(r"\^[^\s\[\]]{1,40}+|[1-9]\d{0,2}(?:\s?[-–,]\s?\d{1,3}){0,9}+")
+
+def _after_word(text, a): # whether a word stands before text[a:], with a blank between or none
+    return regex.match(r"[\p{L}\p{N}\p{M}\p{P}]", text[max(0, a - 2):a].rstrip()[-1:])
 
 def _code(walk, m): # a row of backticks
     a, b = m.span()
@@ -87,7 +92,7 @@ def _code(walk, m): # a row of backticks
     walk.drop(end, end + b - a)
     return end + b - a
 
-# %% ../../nbs/text/02_inline.ipynb #2ef58b3c
+# %% ../../nbs/text/02_inline.ipynb #bdc59f8e
 def _bracket(walk, m): # a closing one
     if not walk.brackets: return m.end()
     (a, inside), text = walk.brackets.pop(), walk.text
@@ -105,8 +110,7 @@ def _bracket(walk, m): # a closing one
     if a == 0 and label in _ALERTS: walk.edits.append((a, m.end(), label[1:].title() + "."))
     elif f"[{label.casefold()}]" in walk.tags: walk.drop(a, m.end(), "a tag that the engine does not know")
     elif label.casefold() in walk.labels: walk.drop(a, inside); walk.drop(*m.span())
-    elif _REFERENCE.fullmatch(label) and (label[0] == "^"
-            or _WORDLY.match(text[max(0, a - 2):a].rstrip()[-1:])):
+    elif _REFERENCE.fullmatch(label) and (label[0] == "^" or walk.raised or _after_word(text, a)):
         walk.drop(a, m.end(), "a reference")
     return m.end()
 
@@ -159,14 +163,14 @@ def _tag(walk, m): # of HTML, of an engine, or no tag at all
     walk.edits.append((a, b, said, "markup"))
     return b
 
-# %% ../../nbs/text/02_inline.ipynb #d7337db4
+# %% ../../nbs/text/02_inline.ipynb #d3b5e058
 def _of_entity(text): # what entities stand for, on one line
     return regex.sub(r"\s+", " ", clean(Draft.of(html.unescape(text))).text)
 
 def _entity(walk, m): # as in &amp;
     if html.unescape(m[0]) == m[0]: return m.start() + 1
     said = _of_entity(m[0])
-    walk.edits.append((*m.span(), said) if said else (*m.span(), "", "markup"))
+    walk.edits.append((*m.span(), said) if said.strip() else (*m.span(), said, "markup"))
     return m.end()
 
 def _link(walk, m): # <https://example.com>
@@ -183,11 +187,15 @@ def _escape(walk, m): # the sign itself
     walk.drop(m.start(), m.start() + 1)
     return m.end()
 
+def _comment(walk, m): # its beginning without its end, or the other way round
+    walk.drop(*m.span())
+    return m.end()
+
 def _opening(walk, m): # a bracket
     walk.brackets.append(m.span())
     return m.end()
 
-# %% ../../nbs/text/02_inline.ipynb #520f2f07
+# %% ../../nbs/text/02_inline.ipynb #e319c273
 _LATEX = {
     "times": " × ", "cdot": " × ", "div": " ÷ ", "pm": " ± ", "leq": " ≤ ", "le": " ≤ ", "geq": " ≥ ",
         "ge": " ≥ ", "neq": " ≠ ",
@@ -212,7 +220,7 @@ def _formula(walk, m): # a sign of LaTeX
     elif name in _LATEX: walk.edits.append((a, b, _LATEX[name]) if _LATEX[name] else (a, b, "", "markup"))
     return b
 
-_TOKENS = dict(formula=_formula, escape=_escape, code=_code, open=_opening, close=_bracket,
+_TOKENS = dict(comment=_comment, formula=_formula, escape=_escape, code=_code, open=_opening, close=_bracket,
     emphasis=_emphasis, entity=_entity,
     link=_link, tag=_tag,
                address=_address)

@@ -14,12 +14,13 @@ from .clean import paused
 from .edits import Draft, Edit, Skipped, edited, excerpt, held, source
 from .inline import unmarked
 
-# %% ../../nbs/text/03_markup.ipynb #58e578ed
+# %% ../../nbs/text/03_markup.ipynb #3d06dccf
 _START = regex.compile(r"""
       (?P<blank> \Z ) | (?P<fence> `{3,}+(?=[^`]*+\Z) | ~~~(?!~) )
-    | (?P<rule> [^\p{L}\p{N}\p{M}\p{So}\p{Sc}"'()\[\]!?,;:&@§%]++\Z )
-    | (?P<head> \#{1,6}+(?=[ ]) ) | (?P<quote> >(?=[ >]|\p{L}|["'(*\[]) ) | (?P<bullet> [-*+•–—·]\ ++ )
-    | (?P<number> (?:\((?=\d+\))|\[(?=\d+\]))?+(?P<n>\d{1,3})(?:[.)]|(?<=\[\d+)\])\ ++ )
+    | (?P<rule> [^\p{L}\p{N}\p{M}\p{So}\p{Sc}"'()\[\]!?,;:&@§%]++\Z | :{3,}+\Z )
+    | (?P<head> \#{1,6}+(?=[ ]) | :{3,}+[ ]?(?=\p{L}) )
+    | (?P<quote> >(?=[ >]|\p{L}|["'(*\[]) ) | (?P<bullet> [-*+•–—·]\ ++ )
+    | (?P<number> (?:\((?=\d+\))|\[(?=\d+\]))?+(?P<n>\d{1,3}|[a-z](?=\)))(?:[.)]|(?<=\[\d+)\])\ ++ )
     | (?P<task> \[[ xX]\]\ ++ )
     | (?P<note> \[\^[^\]\s\[]{1,40}+\]: )
     | (?P<label> \[[^\]\[]{1,200}+\]:[ ]*+ (?: <[^<>]*+> | [^\s/.\#]*+[/.\#]\S*+ ) (?:\s++["'(].*+)?\Z )""",
@@ -69,7 +70,7 @@ class _Reader:
         yield from self.close()
         yield Skipped(a, b, why)
 
-# %% ../../nbs/text/03_markup.ipynb #d9a1485f
+# %% ../../nbs/text/03_markup.ipynb #75400e34
 _DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}、。「」『』，！？：；]")
 _STRONG = regex.compile(r"\*\*[^*]++\*\*:?|__[^_]++__:?")
 _CAPITAL = regex.compile(r"""["'(]?+\p{Lu}""")
@@ -79,9 +80,9 @@ def _goes_on(reader, a, b, indent): # whether text[a:b] belongs to the block bef
     if not block: return False
     if block.kind == "text" and block.lines == 1 and _STRONG.fullmatch(text, block.start,
             block.end): return False
-    aside = indent >= reader.indent + 2 if block.kind == "text" else indent <= reader.indent
-    ended = aside and _CAPITAL.match(text, a, b) and _ENDED.search(text, max(0, block.end - 5), block.end)
-    return not ended
+    if block.kind == "item": return indent > reader.indent or not _CAPITAL.match(text, a, b)
+    aside = indent >= reader.indent + 2 and _CAPITAL.match(text, a, b)
+    return not (aside and _ENDED.search(text, max(0, block.end - 5), block.end))
 
 def _go_on(reader, a, b): # adds text[a:b] to the block
     block, text = reader.block, reader.text
@@ -100,11 +101,14 @@ def _text(reader, a, b, indent): # a line that begins nothing
         reader.block = _Block(a, b)
     reader.indent = indent
 
-# %% ../../nbs/text/03_markup.ipynb #c5097e0d
+# %% ../../nbs/text/03_markup.ipynb #e8fc155a
+def _number(m): # of a list item, whose sign may be a letter
+    return int(m["n"]) if m["n"].isdecimal() else ord(m["n"]) - ord("a") + 1
+
 def _may_begin(reader, sign, m, after): # whether a list item begins here; the next line is at `after`
     block, text = reader.block, reader.text
     if sign == "number":
-        n, before = int(m["n"]), reader.number
+        n, before = _number(m), reader.number
         if n > 99 and n != before + 1: return False
     if not block or block.kind != "text" or _ENDED.search(text, max(0, block.end - 5), block.end): return True
     if sign == "bullet" and m[0][0] in "–—": return False
@@ -115,7 +119,7 @@ def _mark(sign, m): # (what is said for a sign at the beginning of a line, a rea
     if sign == "task" and m[0][1] != " ": return ("done: ",)
     return ("", "a reference") if sign == "note" else ("",)
 
-# %% ../../nbs/text/03_markup.ipynb #85c707b0
+# %% ../../nbs/text/03_markup.ipynb #63fa16d5
 _NESTED = 8
 _CLOSING = regex.compile(r"[ \t]++#++\Z")
 
@@ -132,7 +136,7 @@ def _marked(reader, a, b, after): # a line that may begin with signs: headings, 
         said = _mark(sign, m)
         if start is None and said != ("",): start = m.start()
         if start is not None: edits.append((m.start(), m.end(), *said))
-        reader.number = int(m["n"]) if sign == "number" else reader.number
+        reader.number = _number(m) if sign == "number" else reader.number
         kind = "heading" if sign == "head" or kind == "heading" else "item" if sign in ("bullet",
             "number") else kind
         a = _GAP.match(text, m.end(), b).end()
@@ -224,7 +228,7 @@ def _fence(reader, m): # code up to a line like its first one
     yield from reader.skip(m.start(), stop, "a block of code")
     reader.at = reader.line(stop)[1]
 
-# %% ../../nbs/text/03_markup.ipynb #77078659
+# %% ../../nbs/text/03_markup.ipynb #fa1a360e
 _QUOTES = regex.compile(r"(?:[ \t]*+>(?=[ >]|\p{L}|[\"'(*\[]|\Z)[ ]?)*+")
 
 def _ruled(reader, a, b): # a row of symbols: the block before is complete, and a heading if it is underlined
@@ -236,7 +240,7 @@ def _one_line(reader): # reads a line
     text, begin = reader.text, reader.at
     b, reader.at = reader.line(begin)
     after, line = reader.at, text[begin:b]
-    if not reader.depth and line[:1].isalpha() and "<" not in line and "|" not in line:
+    if not reader.depth and line[:1].isalpha() and line[1:2] != ")" and "<" not in line and "|" not in line:
         yield from _text(reader, begin, b, 0)
         return
     a = _QUOTES.match(text, begin, b).end()
@@ -310,7 +314,7 @@ def _parts(draft, block, tags, labels, markup): # the paragraphs of a block
     found = unmarked(p, _OTHERS, labels)
     return [(kind, found[0][1]), *found[1:]]
 
-# %% ../../nbs/text/03_markup.ipynb #cf6c0140
+# %% ../../nbs/text/03_markup.ipynb #cc3fe406
 def paragraphs(
     draft:Draft, # a clean text
     markup:str="auto", # or "none": everything is said as it stands
@@ -328,7 +332,8 @@ def paragraphs(
             p = _finished(paused(part), kind)
             waiting += p.skipped
             if not p.stretches: continue
-            while before and before[0].start < p.stretches[-1].end: waiting.append(before.popleft())
+            end = max([p.stretches[-1].end, *(s.end for s in waiting)])
+            while before and before[0].start < end: waiting.append(before.popleft())
             yield Draft(p.stretches, waiting)
             waiting = []
     if before or waiting: yield Draft((), [*before, *waiting])

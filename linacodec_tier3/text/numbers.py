@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VULGAR', 'GROUPS', 'PLAIN_NUMBER', 'QUANTITY', 'ALONE', 'SIGN', 'SIGNS', 'Step', 'ordinals', 'fractions', 'ranges',
-           'verses', 'hundreds', 'house_numbers', 'zip_codes', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal',
+           'verses', 'hundreds', 'house_numbers', 'zip_codes', 'filed', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal',
            'halves', 'plural', 'year', 'decade', 'fraction', 'mixed', 'number_words', 'is_one', 'quantity', 'any_of',
-           'ascii_digits', 'with_digits', 'saying', 'separated']
+           'ascii_digits', 'where', 'with_digits', 'saying', 'separated']
 
 # %% ../../nbs/text/03_numbers.ipynb #81dfec50
 import regex, unicodedata
@@ -107,13 +107,13 @@ def mixed(
     part = fraction(above, below)
     return f"{cardinal(whole)} and {'a ' + part[4:] if part.startswith('one ') else part}"
 
-# %% ../../nbs/text/03_numbers.ipynb #7dca8700
+# %% ../../nbs/text/03_numbers.ipynb #8b6503c8
 VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
-GROUPS = ("(?:\\d{1,3}(?:,\\d{3}){1,9}+(?!\\d)|\\d{1,2}(?:,\\d\\d(?!\\d)){1,6}+,\\d{3}(?!\\d)"
+GROUPS = ("(?>\\d{1,3}(?:,\\d{3}){1,9}+(?!\\d)|\\d{1,2}(?:,\\d\\d(?!\\d)){1,6}+,\\d{3}(?!\\d)"
           "|\\d{1,3}(?:['’\u00a0\u2009\u202f]\\d{3}){1,9}+(?!\\d)|[1-9]\\d{0,2}(?: 000){1,4}+(?!\\d|,\\d)"
           "|[1-9]\\d?(?: \\d{3}){2,4}+(?! ?\\d|,\\d))")
-PLAIN_NUMBER = rf"(?:(?:{GROUPS}|\d{{1,400}}+)(?:\.\d{{1,400}}+)?+|\.\d{{1,400}}+)"
-QUANTITY = (rf"(?:\d{{0,4}}+[ \u2009]?[{VULGAR}]|\d{{1,4}}[ -]\d{{1,2}}[/⁄]\d{{1,2}}(?![\d/])"
+PLAIN_NUMBER = rf"(?>(?:{GROUPS}|\d{{1,400}}+)(?:\.\d{{1,400}}+)?+|\.\d{{1,400}}+)"
+QUANTITY = (rf"(?>\d{{0,4}}+[ \u2009]?[{VULGAR}]|\d{{1,4}}[ -]\d{{1,2}}[/⁄]\d{{1,2}}(?![\d/])"
             rf"|\d{{1,3}}[/⁄]\d{{1,3}}(?![\d/])|{PLAIN_NUMBER})")
 ALONE = (rf"(?=[-−–+±~∼≈\d.{VULGAR}])(?<![\p{{L}}\p{{N}}{BLOT}]|\d[.,:/'’]"
          r"|\^[-−]?)")  # before a number: it is not the rest of a longer one
@@ -175,21 +175,29 @@ def ascii_digits(
     def plain(m): return "." if m[0] == "٫" else "," if m[0] == "٬" else str(unicodedata.digit(m[0], 0))
     return draft if draft.open.isascii() else put(draft, _OTHER_DIGITS, plain, final=False)
 
-# %% ../../nbs/text/03_numbers.ipynb #65b49c6f
+# %% ../../nbs/text/03_numbers.ipynb #77630cda
 Step = Callable[[Draft], Draft]
-_ANY_DIGIT = regex.compile(r"\p{N}")
+
+def where(
+    pattern:str, # of the `regex` module; what the steps need, looked for before each
+    *steps:Step, # one after another
+) -> Step: # does nothing to a text in which the pattern is not open
+    "Steps that only some texts need."
+    needed = cache(lambda: regex.compile(pattern))
+    def step(draft):
+        for each in steps:
+            if not needed().search(draft.open): return draft
+            draft = each(draft)
+        return draft
+    return step
 
 def with_digits(
     *steps:Step, # one after another
 ) -> Step: # does nothing to a text in which no number is open
     "Steps that only texts with numbers need."
-    def step(draft):
-        for each in steps:
-            if not _ANY_DIGIT.search(draft.open): return draft
-            draft = each(draft)
-        return draft
-    return step
+    return where(r"\p{N}", *steps)
 
+# %% ../../nbs/text/03_numbers.ipynb #056f1c51
 def saying(
     pattern:str|Callable[[], str], # of the `regex` module, or what gives it; compiled when first used
     say:Callable[[regex.Match], str | None], # as in `put`
@@ -211,30 +219,35 @@ ordinals = saying(
     rf"{ALONE}(?P<n>\d{{1,3}}(?:,\d{{3}}){{1,3}}+|\d{{1,12}}+){_RANK}"
     rf"(?:(?P<to>\s?[-–]\s?)(?=\d{{1,4}}{_RANK})|(?P<s>s?)(?![\p{{L}}\d]))", _say_ordinal)
 
-# %% ../../nbs/text/03_numbers.ipynb #c7da82ba
+# %% ../../nbs/text/03_numbers.ipynb #146ca04c
 _AS_THEY_ARE = {(24, 7): "twenty-four seven", (20, 20): "twenty twenty", (9, 11): "nine eleven",
                 (50, 50): "fifty fifty"}
 
-def _say_fraction(m):
+def _say_fraction(m): return SIGNS[m["sign"]] + _fraction(m)
+
+def _fraction(m):
     if m["vulgar"]: return quantity(m["vulgar"])
     whole, above, below = int(m["whole"] or 0), int(m["above"]), int(m["below"])
     if whole and above < below and 1 < below <= 100: return mixed(whole, above, below)
     before = f"{cardinal(whole)} " if m["whole"] else ""
     if (above, below) in _AS_THEY_ARE: return before + _AS_THEY_ARE[above, below]
-    if below in (5, 10) and m["rated"] is not None or above == below:
+    if below in (5, 10) and m["rated"] is not None or above == below > 4:
         return f"{before}{cardinal(above)} out of {cardinal(below)}"
     return before + fraction(above, below)
 
 fractions = saying(
-    rf"{ALONE}(?<![-/])(?:(?P<vulgar>\d{{0,6}}+[ \u2009]?"
+    rf"{ALONE}(?P<sign>{SIGN})(?<!\d[-–]|/)(?:(?P<vulgar>\d{{0,6}}+[ \u2009]?"
     rf"[{VULGAR}])|(?:(?P<rated>(?<=(?:[Rr]ated|[Ss]cored?|[Gg]ave it|rating of|[Gg]ot) ))"
     rf"|(?P<whole>\d{{1,4}})[ -])?+(?P<above>\d{{1,6}}+)[/⁄](?P<below>\d{{1,6}}+)(?:(?:th|rd|nd)s?"
     rf"(?!\p{{L}}))?+"
     rf"(?![\d/]|[.,]\d))", _say_fraction, "/⁄" + VULGAR)
 
-# %% ../../nbs/text/03_numbers.ipynb #f0370efd
+# %% ../../nbs/text/03_numbers.ipynb #f38e2ffb
+_AS_ONE = {"50-50": "fifty fifty", "20-20": "twenty twenty", "80-20": "eighty twenty",
+           "24-7": "twenty-four seven"}
+
 def _say_range(m):
-    if m["a"] == m["b"] in ("20", "50"): return f"{number_words(m['a'])} {number_words(m['b'])}"
+    if m[0] in _AS_ONE: return _AS_ONE[m[0]]
     return f"{SIGNS[m['sign']]}{number_words(m['a'])} to {SIGNS[m['minus']]}{number_words(m['b'])}"
 
 ranges = saying(
@@ -279,6 +292,12 @@ def _zips(): return rf"(?=\d)(?<=\b{any_of(_STATES.split())}\s)\d{{5}}(?:-\d{{4}
 house_numbers = saying(_streets, lambda m: halves(int(m["n"])))
 zip_codes = saying(_zips, lambda m: ", ".join(map(digit_words, m[0].split("-"))))
 
+# %% ../../nbs/text/03_numbers.ipynb #f521b4d0
+def _say_filed(m): return " ".join("X" if c in "xX" else digit_words(c) for c in m[0] if c.isalnum())
+
+filed = saying(r"(?=\d)(?<=\b(?:ISBN(?:-1[03])?|ISSN|OCLC|PMID|PMC|LCCN|EIN|SSN):?\s)\d[\d -]{3,17}[\dxX]"
+               r"(?![\p{L}\d])", _say_filed)
+
 # %% ../../nbs/text/03_numbers.ipynb #7b896db7
 def _say_list(m): # 1,2,3 and 1.2.3 and 1-2-3 and 1/2/3
     parts = regex.findall(r"\d+", m[0])
@@ -312,7 +331,7 @@ def _say_numeral(m): # ⁵, ③, Ⅳ, and whatever else counts
 
 _numerals = saying(r"\p{N}", _say_numeral)
 
-# %% ../../nbs/text/03_numbers.ipynb #30fdd515
+# %% ../../nbs/text/03_numbers.ipynb #cd34c07f
 def separated(
     draft:Draft, # any
 ) -> Draft: # with blanks between its words
@@ -324,5 +343,5 @@ def separated(
     return edited(draft, edits) if edits else draft
 
 NUMBERS:tuple[Step, ...] = (ascii_digits, with_digits(
-    house_numbers, zip_codes, ordinals, hundreds, verses, fractions, _number_lists, ranges, _comma_pairs,
-    _numbers, _numerals), separated)
+    filed, house_numbers, zip_codes, ordinals, hundreds, verses, fractions, _number_lists, ranges,
+    _comma_pairs, _numbers, _numerals), separated)

@@ -63,20 +63,21 @@ def _carried_out(draft, steps): # a draft after all steps
             _report(getattr(step, "__qualname__", repr(step)))
     return draft
 
-# %% ../../nbs/text/05_spoken.ipynb #e32f7a90
+# %% ../../nbs/text/05_spoken.ipynb #3c823d5b
 _SYMBOLS = regex.compile(r"""
       (?P<open> \[(?=[^\[\]]{0,500}+\]) ) | (?P<shut> (?<=\[[^\[\]]{0,500})\] )
-    | (?P<dash>(?<=\S\ )[-–](?=\ \S))
+    | (?P<dash> (?<=\S\ )[-–](?=\ \S) ) | (?P<option> (?<!\S)--?(?=\p{L}) )
+    | (?P<gap> (?<=\p{Ll}{2}[.!?,;:])(?=\p{Lu}\p{Ll}) )
     | [\p{S}\\*_\#@&•·†‡¶\[\]{}]++""", regex.X)
 _PUNCTUATION = regex.compile(r"""
-      (?P<none> \(\s*+[,.;:]?\s*+\) | \A[\s,;:]++ | \A[.…—–-]++\s++ | \s++\Z
+      (?P<none> \(\s*+[,.;:…]?\s*+\) | \A[\s,;:]++ | \A[.…—–-]++\s++ | \s++\Z
                 | (?<=[(])\s++ | (?<!\s)\s++ (?=[,.;:!?…)、。，！？](?!\w)) )
     | (?P<marks> [.!?…](?:\s?[.!?…](?!\w))++ ) | (?P<weak> [,;:](?=\s?[.!?…,;:](?!\w)) ) | (?P<wide> \s{2,}+ )
     """, regex.X)
 _SAYABLE = regex.compile(r"[\p{L}\p{N}]")
 
 def _symbol(m): # what is said for one that is left
-    if m.lastgroup: return {"open": "(", "shut": ")", "dash": "—"}[m.lastgroup]
+    if m.lastgroup: return {"open": "(", "shut": ")", "dash": "—", "option": "", "gap": " "}[m.lastgroup]
     between = m.string[m.start() - 1:m.start()].isalnum() and m.string[m.end():m.end() + 1].isalnum()
     return " " if between else ""
 
@@ -103,12 +104,12 @@ def _pages(draft): # (part of a paragraph, the break after it)
     parts = parted(draft, zip(cuts, [*cuts[1:], len(draft.open)])) if cuts[1:] else [draft]
     return zip(parts, ["sentence"] * len(cuts[1:]) + ["paragraph"])
 
-# %% ../../nbs/text/05_spoken.ipynb #7139baf0
-_LETTERS = regex.compile(r"[\p{L}\p{N}](?:\S*[\p{L}\p{N}])?+")
+# %% ../../nbs/text/05_spoken.ipynb #64f31e3d
+_LETTERS = regex.compile(r"&\#?\w{1,32}+;|[\p{L}\p{N}](?:[^\s&]*[\p{L}\p{N}])?+")
 
 def _missing(text, a, b): # letters and digits between two places
-    return [Skipped(*m.span(), "nothing that can be said")
-        for m in _LETTERS.finditer(text, a, b)] if a < b else []
+    found = _LETTERS.finditer(text, a, b) if a < b else ()
+    return [Skipped(*m.span(), "a symbol" if m[0][0] == "&" else "nothing that can be said") for m in found]
 
 def _accounted(text, at, draft): # (a draft that reports what is missing between `at` and its end, that end)
     skipped = list(draft.skipped)
