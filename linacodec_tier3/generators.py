@@ -467,11 +467,13 @@ def generate_batch_audio(
         partials.append(last)
         size, seconds = size + wire_size(last), seconds + last["duration"]
         if size > limit and not store: stream.close(); raise _too_large(last, seconds, text, limit)
-    format = last["format"]
-    content = _joined(partials, format)
-    if size > limit: content = dict(audio_url=store(b"".join(map(payload, partials)), f"speech.{format}"))
-    kept = partials[0] | last["manifest"] | last
-    content |= {k: kept[k] for k in ("codec", "recovered", "skipped", "skipped_more") if k in kept}
+    format, kept = last["format"], partials[0] | last["manifest"] | last
+    said_too = {k: kept[k] for k in ("codec", "recovered", "skipped", "skipped_more") if k in kept}
+    size += wire_size(said_too)
+    if size > limit and not store: raise _too_large(partials[-1], seconds, text, limit)
+    content = _joined(partials, format) | said_too
+    data = b"".join(map(payload, partials)) if size > limit else b""
+    if data: content = said_too | dict(audio_url=store(data, f"speech.{format}"))
     if last["message"] != DONE: content["message"] = last["message"]
     times = {k: v / 1000 for k, v in last["timing"].items()}
     rate, chunks = partials[0]["sample_rate"], last["total_chunks"]

@@ -216,7 +216,7 @@ def hold_back(
 
 class JobOutput:
     "Decides for one job what its output keeps; all that is kept stays under the result's limit."
-    def __init__(self): self.room = RESULT_LIMIT - 2 * PARTIAL_LIMIT // 100  # bytes that are left
+    def __init__(self): self.room = RESULT_LIMIT - PARTIAL_LIMIT // 10  # bytes that are left but for the last
 
     def keeps(self,
         message:dict, # about to be posted

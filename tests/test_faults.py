@@ -191,6 +191,6 @@ def test_a_worker_that_has_lost_its_gpu_says_so_in_one_line_and_is_replaced(code
 
 
 def test_a_worker_whose_engine_fails_goes_on(coded):
-    job = answered(coded, text="Now trouble comes.", service="witness", parameters={"trouble": "raises"})
+    job = answered(coded, text="Now trouble comes.", service="witness", parameters={"trouble": "exits"})
     after = answered(coded, text="All is well.", service="witness")
     assert (job.status, after.status, after.worker) == ("FAILED", "COMPLETED", job.worker)

@@ -375,9 +375,10 @@ def not_said(
     for s in sorted(stretches, key=lambda s: (s.start, s.end)):
         last = found[-1] if found else dict(start=0, end=0, why=None)
         start, end = max(s.start, last["end"]), max(s.end, last["end"])
-        joins = last["why"] == s.why and not text[last["end"]:start].strip()
+        why = s.why[:200]
+        joins = last["why"] == why and not text[last["end"]:start].strip()
         if joins: last["end"] = end
-        elif start < end: found.append(dict(start=start, end=end, why=s.why))
+        elif start < end: found.append(dict(start=start, end=end, why=why))
     more = dict(skipped_more=len(found) - MOST_SKIPPED) if len(found) > MOST_SKIPPED else {}
     return dict(skipped=found[:MOST_SKIPPED], **more) if found else {}
 

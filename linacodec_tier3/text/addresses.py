@@ -154,8 +154,8 @@ FILE_ENDINGS = frozenset("""md txt rst tex pdf doc docx xls xlsx ppt pptx odt cs
     sqlite log lock env bak tmp epub mobi ttf otf woff onnx pt npz npy safetensors parquet pkl whl gguf
     avi aac m4a""".split())
 
-# %% ../../nbs/text/04_addresses.ipynb #83ac7ced
-_ROOTED = _later(r"(?<![\w./~\\@:\ue000-])(?P<root>~|\.{1,2})?+(?P<path>(?:/[\w.@+-]{1,80}+){1,30}+/?)")
+# %% ../../nbs/text/04_addresses.ipynb #8922a393
+_ROOTED = _later(r"(?<![\w./~\\@:%°)\ue000-])(?P<root>~|\.{1,2})?+(?P<path>(?:/[\w.@+-]{1,80}+){1,30}+/?)")
 _DRIVE = _later(r"(?<![\w./\\])(?P<drive>[A-Za-z]):(?P<path>(?:\\[\w.@+-]{1,80}+){1,30}+)\\?")
 _FILE = _later(r"""(?<![\w./~\\@:\ue000-])
                    (?P<path>(?:[\w.+-]{1,80}+/){0,12}+[\w+-]{0,80}+(?:\.[\w-]{1,80}+){1,6}+)
@@ -268,6 +268,7 @@ _VERSION_WORD = rf"(?i:version|release|firmware|build|{'|'.join(PROGRAMS)})"
 _VERSION_HEAD = _later(rf"""(?r)(?: (?<![\w.,+-])(?P<word>{_VERSION_WORD})[\ -](?P<v>[vV])?
                                   | (?<![\w.,+-])(?P<v>[vV])\.?\ ? | (?<![\w.,+-]|\d[./]) )""")
 _DATE_LIKE = _later(r"""(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.(?:1[5-9]|20)?\d\d
+                       | \d\d?\.\d\d?\.(?:19|20)\d\d
                        | \d{1,3}(?:\.\d{3}){2,} | \d{4}\.\d\d\.\d\d""")
 
 def _numbers(row): # "3.11" as a version is three point eleven

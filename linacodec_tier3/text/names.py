@@ -177,7 +177,8 @@ class _Place:
         self.near = not self.right.strip(" \u00a0") and bool(self.right or not self.after)
         self.beside = not self.left.strip(" \u00a0")
         self.name_after = self.near and self.after[:1].isupper() and self.after.split("'")[0] not in STARTERS
-        self.name_before = self.beside and (self.before[:1].isupper() or self.open[self.a-2:self.a-1] == BLOT)
+        self.name_before = self.beside and (self.before[:1].isupper() or self.open[max(0,
+            self.a-2):self.a-1] == BLOT)
         self.count_after = not self.right.strip(" \u00a0([#§") and regex.split("-|'",
             self.after)[0] in _COUNTS
 
@@ -254,7 +255,7 @@ _STREET_AHEAD = _later(r"[^.,;]{1,30}\ (?:St|Ave|Av|Rd|Blvd|Dr|Ln|Hwy|Street|Ave
 def _initial(p): # "John F. Kennedy", but "vitamin C. It is"
     if p.word == "v" and p.name_before and p.name_after: return "versus"
     if len(p.word) > 1 or not p.word.isupper(): return None
-    if p.word in _SIDES and p.open[p.a-2:p.a-1] == BLOT and _STREET_AHEAD().match(p.open,
+    if p.word in _SIDES and p.open[max(0, p.a-2):p.a-1] == BLOT and _STREET_AHEAD().match(p.open,
         p.b): return _SIDES[p.word]
     if p.before.lower() in _NO_INITIAL or p.before.lower() in PARTS: return None
     if regex.match(r" ?\p{Lu}\.", p.open[p.b:p.b+3]): return p.word
