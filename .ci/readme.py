@@ -42,8 +42,8 @@ def finished(
         text = text.replace(inside, f"images/readme-{n}.png")
     links = ", ".join(f"[{name}](images/{name}.ogg)" for name in names)
     text = SHOWN.sub(f"Hear it: {links} (GitHub plays no sound; the docs site does)", text)
-    here = lambda m: m[1] + ("nbs/" if (NBS / m[2]).exists() else "") + m[2]
-    return LINK.sub(here, text)
+    inside = lambda link: link.endswith(".ipynb") or (NBS / link).exists()
+    return LINK.sub(lambda m: m[1] + "nbs/" * inside(m[2]) + m[2], text)
 
 
 def main():
