@@ -29,7 +29,7 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
+.PHONY: help run serve explore explore-picture check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,13 @@ run: $(READY) ## speak through the local endpoint into OUT=out; also TEXT= VOICE
 
 serve: $(READY) ## keep the local endpoint up at PORT=8000
 	@$(BIN)/linacodec-tier3 serve --port "$(PORT)"
+
+explore: $(READY) ## open the explorer in JupyterLab; there: Run > Run All Cells
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/20_explore.ipynb
+
+# Its picture in the docs, taken anew; needs Chromium.
+explore-picture: $(SLOW)
+	@PICTURE=nbs/images/explorer.png $(BIN)/python -m pytest tests/test_explore.py --slow -q -p no:xdist -k picture
 
 check: $(READY) ## in seconds: house rules, clean notebooks, a package that is what they export
 	@$(BIN)/python .ci/house.py
@@ -52,8 +59,8 @@ test: $(READY) ## every notebook's tests and tests/, side by side; JOBS=1 for on
 slow: $(SLOW) ## the same, with what is flagged slow
 	@$(PYTEST) --slow
 
-soak: $(READY) ## a thousand jobs while workers die and a volume fills, about eight minutes; stored for nbs/23_soak
-	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -p no:xdist
+soak: $(READY) ## a thousand jobs while workers die and a volume fills, ten minutes; stored for nbs/23_soak
+	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -rs -p no:xdist
 	@$(BIN)/python .ci/outputs.py nbs/23_soak.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
@@ -117,7 +124,7 @@ $(READY): requirements.lock settings.ini setup.py
 
 $(SLOW): $(READY)
 	@echo "Adding what the slow checks need"
-	@$(PIP) --no-build-isolation -e ".[slow,train]"
+	@$(PIP) --no-build-isolation -e ".[slow,train,browser]"
 	@touch $@
 
 $(TRAIN): $(READY)
@@ -129,7 +136,7 @@ $(TRAIN): $(READY)
 lock: ## resolve settings.ini anew into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install -q --upgrade pip setuptools wheel
-	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 -e ".[dev,slow,train]"
+	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 -e ".[dev,slow,train,browser]"
 	build/lock/bin/pip check
 	{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all --exclude-editable \
 		| grep -Ev '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/requirements.lock

@@ -9,7 +9,8 @@ readme = here / "README.md"
 cfg = ConfigParser()
 cfg.read(here / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("notebook", "dev", "slow", "train")}
+EXTRAS = ("notebook", "dev", "slow", "train", "browser")
+extras = {name: cfg[f"{name}_requirements"].split() for name in EXTRAS}
 extras["dev"] += extras["notebook"]
 
 setup(

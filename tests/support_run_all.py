@@ -14,8 +14,10 @@ def extras() -> set[str]: # packages, as they are imported
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     names = lambda key: {re.match(r"[\w.-]+", entry)[0].replace("-", "_").lower()
                          for entry in settings["DEFAULT"][key].split()}
-    more = names("dev_requirements") | names("slow_requirements") | names("train_requirements")
-    return more - names("requirements") - names("notebook_requirements") - WITH_JUPYTER
+    there = names("requirements") | names("notebook_requirements") | WITH_JUPYTER
+    keys = [key for key in settings["DEFAULT"] if key.endswith("_requirements")]
+    more = [key for key in keys if key != "notebook_requirements"]
+    return set().union(*map(names, more)) - there
 
 
 def imported(

@@ -43,10 +43,10 @@ def undisturbed(client, request, seed):
     return heard(list(stream(client, client.submit(**request | dict(seed=seed)))))
 
 
-@pytest.mark.parametrize("service", ["hibari", "tone"])
+@pytest.mark.parametrize("service, format", [("hibari", "pcm_24"), ("tone", "pcm_24"), ("tone", "ogg_opus")])
 @pytest.mark.parametrize("seed", [{"seed": 7}, {}], ids=["seed given", "no seed given"])
-def test_a_job_whose_worker_is_killed_is_served_again_and_the_audio_is_whole(busy, client, service, seed):
-    request = TONE | dict(service=service) | seed
+def test_a_job_whose_worker_is_killed_is_served_again_and_whole(busy, client, service, format, seed):
+    request = TONE | dict(service=service, output_format=format) | seed
     job, partials = client.submit(**request), []
     for p in stream(client, job):
         partials.append(p)

@@ -9,7 +9,7 @@ NAMES = ("LinaCodec", "Client", "speak", "LocalEndpoint", "register_engine")
 LIMIT_MS = 50
 HEAVY = {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "numpy", "pydantic", "requests", "runpod",
          "safetensors", "soundfile", "soxr", "torch"}
-ROOMS = ("linacodec_tier3.local", "linacodec_tier3.train", "linacodec_tier3.evaluate")
+ROOMS = tuple(f"linacodec_tier3.{room}" for room in ("local", "explore", "train", "evaluate"))
 NOT_NEEDED = { # what the use of a name leaves alone
     "LinaCodec": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "requests", "runpod"},
     "Client": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "runpod", "torch"},

@@ -154,8 +154,8 @@ FILE_ENDINGS = frozenset("""md txt rst tex pdf doc docx xls xlsx ppt pptx odt cs
     sqlite log lock env bak tmp epub mobi ttf otf woff onnx pt npz npy safetensors parquet pkl whl gguf
     avi aac m4a""".split())
 
-# %% ../../nbs/text/04_addresses.ipynb #8b300d98
-_ROOTED = _later(r"(?<![\w./~\\@:\ue000-])(?P<root>~|\.{1,2})?+(?P<path>(?:/[\w.@+-]{1,80}+){1,30}+/?)")
+# %% ../../nbs/text/04_addresses.ipynb #8922a393
+_ROOTED = _later(r"(?<![\w./~\\@:%°)\ue000-])(?P<root>~|\.{1,2})?+(?P<path>(?:/[\w.@+-]{1,80}+){1,30}+/?)")
 _DRIVE = _later(r"(?<![\w./\\])(?P<drive>[A-Za-z]):(?P<path>(?:\\[\w.@+-]{1,80}+){1,30}+)\\?")
 _FILE = _later(r"""(?<![\w./~\\@:\ue000-])
                    (?P<path>(?:[\w.+-]{1,80}+/){0,12}+[\w+-]{0,80}+(?:\.[\w-]{1,80}+){1,6}+)
@@ -184,12 +184,12 @@ def _rooted_said(m): # as in "/usr/local/bin" or "~/notes.txt"; the full stop of
     path = m["path"].rstrip(".-")
     return root + _steps(path, "/", "slash") + m["path"][len(path):] if regex.search(r"\w", path) else None
 
-# %% ../../nbs/text/04_addresses.ipynb #f8fc7a66
+# %% ../../nbs/text/04_addresses.ipynb #54979a37
 def _drive_said(m): # as in r"C:\Users\anna"
     path = m["path"].rstrip(".-")
     return f"{m['drive'].upper()} colon {_steps(path, chr(92), 'backslash')}{m['path'][len(path):]}"
 
-# %% ../../nbs/text/04_addresses.ipynb #4939d325
+# %% ../../nbs/text/04_addresses.ipynb #3d94193a
 _UNDERSCORE = _later(r"(?<=[^\W_])_++(?=[^\W_])")
 _EDGE = _later(r"(?<!_)_++(?!_)")
 _ENDING = _later(r"\.([a-zA-Z]\w{0,11})")
@@ -208,7 +208,7 @@ def files_said(
     if "_" not in draft.open: return draft
     return put(put(draft, _UNDERSCORE(), " "), _EDGE(), "")
 
-# %% ../../nbs/text/04_addresses.ipynb #182b5f75
+# %% ../../nbs/text/04_addresses.ipynb #72b1151e
 _KEYS = {
     "ctrl": "control", "cmd": "command", "alt": "alt", "shift": "shift", "option": "option",
     "win": "windows"}
@@ -230,7 +230,7 @@ def code_said(
     return put(draft, _NET(), lambda m: " dot net" if m.string[max(0, m.start()-1):m.start()].isalnum()
                else "dot net")
 
-# %% ../../nbs/text/04_addresses.ipynb #55fcd56e
+# %% ../../nbs/text/04_addresses.ipynb #1b00e142
 _IP = _later(r"""(?<![\w.:-]) (?: (?P<four>\d{1,3}(?:\.\d{1,3}){3})
                                        (?:/(?P<net>\d{1,2}))? (?::(?P<port>\d{2,5}))?
                  | (?P<six>(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}) ) (?!\w|:[\w:]|\.\d)""")
@@ -250,7 +250,7 @@ def ip_said(
     if not regex.search(r"\.[0-9]|:[0-9a-fA-F:]", draft.open): return draft
     return put(draft, _IP(), _ip_said)
 
-# %% ../../nbs/text/04_addresses.ipynb #0462b2dc
+# %% ../../nbs/text/04_addresses.ipynb #963b23ad
 PROGRAMS = """Python Java JavaScript TypeScript Node PHP Ruby Rails Rust Go Perl Scala Kotlin Swift
     Django Flask FastAPI NumPy numpy pandas PyTorch torch TensorFlow CUDA cuDNN ROCm OpenCL Vulkan
     OpenGL DirectX Qt GTK Ubuntu Debian Fedora CentOS Android iOS iPadOS macOS watchOS Windows Linux
@@ -260,7 +260,7 @@ PROGRAMS = """Python Java JavaScript TypeScript Node PHP Ruby Rails Rust Go Perl
     Unicode HTTP HTML CSS TLS SSL API SDK GPT Claude Gemini Llama Mistral Qwen Whisper Word Excel
     Photoshop Minecraft python""".split()
 
-# %% ../../nbs/text/04_addresses.ipynb #62e64c25
+# %% ../../nbs/text/04_addresses.ipynb #b2806312
 _VERSION = _later(r"""(?P<a>\d{1,4}(?:\.\d{1,4}){0,4})
     (?P<tail>[-.]?(?:rc|alpha|beta|dev|post|[ab](?=\d))[.-]?\d{0,4})? (?P<x>\.[x*](?!\w))?
     (?![\w%°€$£¥]|[.,/:]\d)""")
@@ -268,6 +268,7 @@ _VERSION_WORD = rf"(?i:version|release|firmware|build|{'|'.join(PROGRAMS)})"
 _VERSION_HEAD = _later(rf"""(?r)(?: (?<![\w.,+-])(?P<word>{_VERSION_WORD})[\ -](?P<v>[vV])?
                                   | (?<![\w.,+-])(?P<v>[vV])\.?\ ? | (?<![\w.,+-]|\d[./]) )""")
 _DATE_LIKE = _later(r"""(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.(?:1[5-9]|20)?\d\d
+                       | \d\d?\.\d\d?\.(?:19|20)\d\d
                        | \d{1,3}(?:\.\d{3}){2,} | \d{4}\.\d\d\.\d\d""")
 
 def _numbers(row): # "3.11" as a version is three point eleven
@@ -285,7 +286,7 @@ def _version_said(m, head):
     words = [_figures(part) if part.isdigit() else letters.get(part, part) for part in tail]
     return " ".join([*["version"] * bool(head["v"]), _numbers(m["a"]), *words, *["point X"] * bool(m["x"])])
 
-# %% ../../nbs/text/04_addresses.ipynb #452729c9
+# %% ../../nbs/text/04_addresses.ipynb #52576cbe
 def versions_said(
     draft:Draft, # a paragraph
 ) -> Draft: # the numbers are final, the program's name is open
@@ -298,7 +299,7 @@ def versions_said(
             else m.start(), m.end(), said))
     return edited(draft, edits) if edits else draft
 
-# %% ../../nbs/text/04_addresses.ipynb #523c5f2f
+# %% ../../nbs/text/04_addresses.ipynb #561c820a
 _PHONE = _later(r"""(?<![\w.+,:/$€£¥#-]|\d\ |\(\+?) (?:
     (?P<abroad>\+\d{1,3}(?:[ .-]?\(\d{1,4}\))?(?:[ ./-]?\d{2,5}){1,6})
   | (?P<home>(?:\+?1[-. ])?(?:\(\d{3}\)[ ]?|\d{3}[-. ])\d{3}[-. ]\d{4})
@@ -320,7 +321,7 @@ def _grouped(number): # digits in the groups in which they are written
     hundreds = {"800": "eight hundred", "900": "nine hundred"} if groups[0] == "1" else {}
     return ", ".join(g if g.isalpha() else hundreds.get(g) or digit_words(g) for g in groups)
 
-# %% ../../nbs/text/04_addresses.ipynb #0281eb5a
+# %% ../../nbs/text/04_addresses.ipynb #d4f73b5c
 def _phone_said(m): # None if nobody would call it
     number = m[0] if not m["ext"] else m[0][:-len(m["ext"])]
     count = len(regex.findall(r"\d", number))
@@ -332,7 +333,6 @@ def _phone_said(m): # None if nobody would call it
     said = ("plus " if number[0] == "+" else "") + _grouped(number)
     return said + (f", extension {digit_words(regex.search('[0-9]+', m['ext'])[0])}" if m["ext"] else "")
 
-# %% ../../nbs/text/04_addresses.ipynb #7644c5ff
 def phones_said(
     draft:Draft, # a paragraph
 ) -> Draft: # the numbers are final
@@ -343,7 +343,7 @@ def phones_said(
     if not regex.search("911|999|112|411|311|988|110|101|000", draft.open): return draft
     return put(draft, _EMERGENCY(), lambda m: (m["before"] or "") + digit_words(m["number"]))
 
-# %% ../../nbs/text/04_addresses.ipynb #a122d756
+# %% ../../nbs/text/04_addresses.ipynb #ddfa1857
 _MIXED = _later(r"""(?<![\w.,+\ue000'’#$€£¥]|\w-) (?:
     (?P<word>COVID|Covid|SARS|Apollo|Type|Boeing|Mark)-(?P<figures>\d{1,4})
   | (?P<head>[A-Z]{1,5})(?P<dash>-?)(?P<figures>\d{1,4})
@@ -359,7 +359,7 @@ def _number_in_name(figures): # three and four digits as in A380; zeros at the h
     if figures[0] == "0" or len(figures) > 4: return digit_words(figures)
     return halves(int(figures)) if len(figures) > 2 else cardinal(int(figures))
 
-# %% ../../nbs/text/04_addresses.ipynb #dd868924
+# %% ../../nbs/text/04_addresses.ipynb #405dadce
 def _mixed_said(m):
     "Letters and digits of a name; None if it is none."
     if m["count"]: words = [p if p.isalpha() else cardinal(int(p)) for p in regex.findall("[0-9]+|UP|[A-Z]",
@@ -389,7 +389,7 @@ def mixed_said(
     return put(draft, regex.compile(r"\b(401|403|457)\(([kb])\)"),
                lambda m: f"{_number_in_name(m[1])} {m[2].upper()}")
 
-# %% ../../nbs/text/04_addresses.ipynb #76c20657
+# %% ../../nbs/text/04_addresses.ipynb #97b47546
 _TAG = _later(r"(?<![\w&/\#\ue000])\#(?=[\w]*?[^\W\d_])(?P<words>\w{1,100}+)")
 _WORDS = _later(r"""\p{N}++(?:st|nd|rd|th)(?=\p{Lu}|$) | \p{Lu}++(?!\p{Ll}) | \p{Lu}?[\p{Ll}\p{Lo}\p{M}'’]++
                     | \p{N}++ | [^\W_]""")
@@ -414,6 +414,6 @@ def tags_said(
             at = p.end()
     return edited(draft, edits)
 
-# %% ../../nbs/text/04_addresses.ipynb #5dc38115
+# %% ../../nbs/text/04_addresses.ipynb #b70933f1
 NAMES_FIRST = (web_said, mail_said, ip_said, phones_said, tags_said, files_said, code_said, versions_said,
                mixed_said)

@@ -276,9 +276,9 @@ def _unit_pattern():
     return (rf"(?:(?:{area}|{always}|W(?=/))(?:{below})?|{conditions})(?![\p{{L}}\d²³])"
             rf"|[°º%‰](?:(?<=%){below})?(?![\p{{L}}\d])")
 
-# %% ../../nbs/text/04_amounts.ipynb #de4ebc6f
+# %% ../../nbs/text/04_amounts.ipynb #564a20f3
 _STOP = (rf"(?:(?<=\b(?:in|ft|yd|yds|mi|oz|lb|lbs|gal|qt|tbsp|tsp|sec|secs|min|mins|hr|hrs|wk|wks|yr|yrs|mos"
-         rf"|h))\.(?=[,;:)]|\s+[\p{{Ll}}\d(]))?+")
+         rf"|h))\.(?=[,;:)]|\s+[\p{{Ll}}\d(=]))?+")
 
 def _across(*sides): # of a screen, or of anything
     is_screen = len(sides) == 2 and all(n.isdigit() and 2 < len(n) < 5 for n in sides)

@@ -317,13 +317,15 @@ years_around = saying(
     rf"|(?<=\b\p{{Lu}}\p{{L}}{{1,20}},\s)(?P<years>{_Y})(?=\)|[.,;:]?(?:\s|$)){_FOLLOWS}{_PLURAL})",
     _say_chain)
 
-# %% ../../nbs/text/04_dates.ipynb #370076ef
+# %% ../../nbs/text/04_dates.ipynb #d78a2a1f
 _ALONE = r"(?<![\p{L}\p{N}$€£¥#%]|\d[.,:/-])"
 years_before = saying(
     rf"(?=\d){_ALONE}(?:(?P<years>{_Y})(?=['’]s\s|\s?[-–—]\s?(?:present|today|now)\b)"
     rf"|(?<!\b(?i:{_words(_ABOUT)})\s)(?P<years>(?:18[5-9]|19\d|20[0-4])\d)"
     r"(?=\s(?:[A-Z][a-z]+|[A-Z]{3,})\s[A-Z])"
-    rf"|(?<=^)(?P<years>{_Y})(?=\s?[:–—]\s))", _say_chain)
+    rf"|(?<=^)(?P<years>{_Y})(?=\s?[:–—]\s)|(?P<years>{_Y})(?=,\s(?:pp?|vol|ch|no|fig)\.|\s"
+    rf"(?:births|deaths)\b)"
+    rf"|(?<=\p{{L}}\.\s)(?P<years>{_Y})(?=\.(?:\s|$)))", _say_chain)
 
 # %% ../../nbs/text/04_dates.ipynb #fd8dfe6b
 def _say_month_year(m):
@@ -350,7 +352,7 @@ def joined_dates(
                 if _QUARTER.search(draft.text, max(m.start() - 9, 0), m.start())]
     return _joined(edited(draft, quarters) if quarters else draft)
 
-# %% ../../nbs/text/04_dates.ipynb #e28c9e36
+# %% ../../nbs/text/04_dates.ipynb #28b981f7
 def _say_days(m):
     if m["a"]: words = f"{WEEKDAYS[m['a'][:3].title()]} to {WEEKDAYS[m['b'][:3].title()]}"
     else: words = f"{month(m['c'])} to {month(m['d'])}" + (f" {year(int(m['year']))}" if m["year"] else "")
@@ -358,7 +360,7 @@ def _say_days(m):
 
 spans_of_days = saying(
     rf"(?=[A-Z])(?<!\p{{L}})(?:(?P<a>{_WEEKDAY})\s?[-–]\s?(?P<b>{_WEEKDAY})|(?P<c>{_SHORT})\s?[-–]\s?"
-    rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?)(?!\p{{L}}|\s\d)"
+    rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?(?!\s\d))(?!\p{{L}})"
     rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
 
 # %% ../../nbs/text/04_dates.ipynb #15fcc726

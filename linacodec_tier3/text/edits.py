@@ -77,8 +77,11 @@ def _place(draft, a, b): # of text[a:b] in the original
     parts = _parts(draft, a, b)
     if len(parts) == 1: return parts[0].start, parts[0].end
     if parts: return min(p.start for p in parts), max(p.end for p in parts)
-    before = [s.end for s in _parts(draft, a - 1, a)] if a else [s.start for s in draft.stretches[:1]]
-    return (before or [0])[0], (before or [0])[0]
+    before = _parts(draft, a - 1, a) if a else []
+    after = _parts(draft, a, a + 1) if a < len(draft.text) else []
+    inside = before and after and (before[0].start, before[0].end) == (after[0].start, after[0].end)
+    at = before[0].end if before and not inside else after[0].start if after else 0
+    return at, at # within what stands for a whole, the beginning of that
 
 def source(
     draft:Draft, # or anything with its stretches

@@ -175,7 +175,7 @@ GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsil
          "π": "pi", "ρ": "rho", "σ": "sigma", "ς": "sigma",
          "τ": "tau", "υ": "upsilon", "φ": "phi", "ϕ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega"}
 
-# %% ../../nbs/text/04_formulas.ipynb #c0ec12ce
+# %% ../../nbs/text/04_formulas.ipynb #eb685b86
 _NUMBER_SIGN = saying(r"(?<![\p{L}\p{N}#&])(?:#|№|N[º°]|n[º°])(?=\s?\d)", lambda m: "number", "#№º°")
 
 def _say_symbol(m):
@@ -189,7 +189,7 @@ symbols = saying(
     rf"(?=[-=+×÷<>≈≠≤≥±§↑↓°@%‰¢$€£¥₹₿→↔⟶➔➜⇒{_NAMED}])(?:(?P<sign>§§?|[{_NAMED}]|[↑↓](?=\s?[{BLOT}\d]))"
     rf"|(?P<sign>°[CF]?)(?!\p{{L}})|(?<!\S)(?P<sign>[@%‰¢$€£¥₹₿])(?=[\s.,;:!?)]|$)"
     rf"|(?<=[\d{BLOT}])\s?(?P<sign>[%‰])|(?<=[\s\d])(?P<sign>@)(?=[$€£{BLOT}\d])"
-    rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→↔⟶➔➜⇒])(?=\s?{_WORD})"
+    rf"|(?P<between>(?<={_WORD}[.)]?\s?))?(?P<sign>-->|->|=>|[→↔⟶➔➜⇒])(?=\s?(?:{_WORD}|[∞√]))"
     rf"|(?<={_WORD}\s)(?P<sign>[=+×≈≠≤≥±÷<>])(?=\s{_WORD})"
     rf"|(?<=\p{{L}}[\p{{L}}_]{{0,20}})(?P<sign>=)(?=[\p{{L}}\d{BLOT}])"
     r"|(?<=\p{L})(?P<sign>\+)(?![\p{L}\p{N}+]))", _say_symbol)

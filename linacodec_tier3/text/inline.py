@@ -67,14 +67,16 @@ def _emphasis(walk, m): # signs that belong together go; others stay
             pos=m.start()): walk.edits.append((*m.span(), "^"))
     return b
 
-# %% ../../nbs/text/02_inline.ipynb #f401e2a2
+# %% ../../nbs/text/02_inline.ipynb #5b1faea0
 _TARGET = regex.compile(r"""\(\s?
     (?: <[^<>\n]{0,2000}+> | (?:[^\s()\\<]|\\.|\((?:[^\s()\\]|\\.){0,500}+\)){0,2000}+ )
     (?: \s++ (?:"[^"]{0,500}+"|'[^']{0,500}+'|\([^()]{0,500}+\)) )?+ \s?\)""", regex.X)
-_WORDLY = regex.compile(r"[\p{L}\p{N}\p{M}\p{P}]")
 _ALERTS = {"!NOTE", "!TIP", "!IMPORTANT", "!WARNING", "!CAUTION"}  # GitHub's, at the beginning of a quote
 _LABEL = regex.compile(r"\[[^\[\]]{0,200}+\]")
 _REFERENCE = regex.compile(r"\^[^\s\[\]]{1,40}+|[1-9]\d{0,2}(?:\s?[-–,]\s?\d{1,3}){0,9}+")
+
+def _after_word(text, a): # whether a word stands before text[a:], with a blank between or none
+    return regex.match(r"[\p{L}\p{N}\p{M}\p{P}]", text[max(0, a - 2):a].rstrip()[-1:])
 
 def _code(walk, m): # a row of backticks
     a, b = m.span()
@@ -90,7 +92,7 @@ def _code(walk, m): # a row of backticks
     walk.drop(end, end + b - a)
     return end + b - a
 
-# %% ../../nbs/text/02_inline.ipynb #2ef58b3c
+# %% ../../nbs/text/02_inline.ipynb #bdc59f8e
 def _bracket(walk, m): # a closing one
     if not walk.brackets: return m.end()
     (a, inside), text = walk.brackets.pop(), walk.text
@@ -108,8 +110,7 @@ def _bracket(walk, m): # a closing one
     if a == 0 and label in _ALERTS: walk.edits.append((a, m.end(), label[1:].title() + "."))
     elif f"[{label.casefold()}]" in walk.tags: walk.drop(a, m.end(), "a tag that the engine does not know")
     elif label.casefold() in walk.labels: walk.drop(a, inside); walk.drop(*m.span())
-    elif _REFERENCE.fullmatch(label) and (label[0] == "^"
-            or _WORDLY.match(text[max(0, a - 2):a].rstrip()[-1:])):
+    elif _REFERENCE.fullmatch(label) and (label[0] == "^" or walk.raised or _after_word(text, a)):
         walk.drop(a, m.end(), "a reference")
     return m.end()
 

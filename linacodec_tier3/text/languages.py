@@ -226,7 +226,7 @@ def _month_name(n, language): return _locale(language).months["format"]["wide"][
 def _genitive(words): # of a Polish ordinal, as dates want it
     return regex.sub(r"(?<=\p{L})(?:y|i)\b", lambda m: "ego" if m[0] == "y" else "iego", words)
 
-# %% ../../nbs/text/04_languages.ipynb #f176e06e
+# %% ../../nbs/text/04_languages.ipynb #424f37ee
 def _day(n, language, before=""): # before: the word before it
     "A day of the month as a date says it."
     base, rank = base_language(language), words_for(n, language, "ordinal")
@@ -244,7 +244,7 @@ def _year(n, language): # as in "neunzehnhundertneunzig"
     return words_for(n, language, "year" if base_language(language) in ("de", "nl", "sv", "da", "nb",
         "no") else "cardinal")
 
-# %% ../../nbs/text/04_languages.ipynb #4c372df0
+# %% ../../nbs/text/04_languages.ipynb #9299d572
 _OF = {"es": " de ", "pt": " de "}
 
 def _date_words(day, month, year, language, before=""):
@@ -266,7 +266,7 @@ def _dates(language): # the language's patterns for a date
             (?:\ ?(?P<year3>[12]\d{{3}}|\d\d(?!\d)))?(?![\d/]|[.,-]\d) )""",
         regex.VERBOSE)
 
-# %% ../../nbs/text/04_languages.ipynb #7d38b3b2
+# %% ../../nbs/text/04_languages.ipynb #ad04b23a
 def _date_said(m, language):
     "What a match of a date says; None if it is no date."
     word = regex.search(r"(\p{L}+) $", m.string[max(0, m.start() - 12):m.start()])
@@ -281,7 +281,7 @@ def _date_said(m, language):
     if m["year3"] and len(m["year3"]) == 2: year += 2000 if year < 50 else 1900
     return _date_words(number("day3"), number("month3"), year, language, before)
 
-# %% ../../nbs/text/04_languages.ipynb #61d67a77
+# %% ../../nbs/text/04_languages.ipynb #68d749db
 _HOURS = {"de": ("Uhr", "Uhr"), "fr": ("heure", "heures"), "nl": ("uur", "uur"), "es": ("y", "y"),
           "it": ("e", "e"),
           "pt": ("e", "e"), "ja": ("時", "分"), "ko": ("시", "분")}
@@ -306,7 +306,7 @@ def _time_said(m, language):
     seconds = words_for(int(m["s"]), language) if m["s"] else ""
     return " ".join(filter(None, (hours, word, rest, seconds)))
 
-# %% ../../nbs/text/04_languages.ipynb #6e6b184e
+# %% ../../nbs/text/04_languages.ipynb #631ec79d
 def _currency(code, count, language):
     "A currency's name as it is counted; of dollars, yen and pounds without the country."
     from babel.numbers import get_currency_name
@@ -326,7 +326,7 @@ def _money(language): # a pattern for an amount with its currency on either side
                               | {amount}[ {_BLANKS}]?(?P<sign>{signs})(?![\p{{L}}\p{{N}}]) )""",
                               regex.VERBOSE)
 
-# %% ../../nbs/text/04_languages.ipynb #39642ea7
+# %% ../../nbs/text/04_languages.ipynb #01acf4d3
 def _money_said(m, language):
     "An amount of money in words; None where the language's number words are not known."
     point, _ = _signs(language)
@@ -352,7 +352,7 @@ def _money_said(m, language):
     if rest and not int(regex.sub(r"\D", "", whole) or 0): return minus + rest
     return f"{minus}{said} {of}{name}" + (f" {_speech(language)['and_']} {rest}" if rest else "")
 
-# %% ../../nbs/text/04_languages.ipynb #401054d2
+# %% ../../nbs/text/04_languages.ipynb #a60adf22
 _UNIT = "|".join(sorted(map(regex.escape, UNITS), key=len, reverse=True))
 
 @lru_cache(4096)
@@ -379,7 +379,7 @@ def _unit_said(m, language):
     minus = f"{_speech(language)['minus']} " if m["minus"] else ""
     return f"{minus}{low}{_agreed(said, name, language)} {name}"
 
-# %% ../../nbs/text/04_languages.ipynb #607c1f5c
+# %% ../../nbs/text/04_languages.ipynb #ff838f15
 _GERMAN_RANK = _later(r"""(?i)(?<!\p{L})
     (?P<dative>(?:in|auf|bei|mit|nach|von|zu|aus|seit|an|unter|über|vor|neben)\ (?=der))?
     (?P<article>d(?:er|ie|as|en|em|es)|am|im|vom|zum|zur|beim|jede[rnm]
@@ -406,7 +406,7 @@ def _rank_said(m, language):
     if "ª" in m["mark"]: return regex.sub(r"o\b", "a", rank)
     return rank
 
-# %% ../../nbs/text/04_languages.ipynb #941ce9f0
+# %% ../../nbs/text/04_languages.ipynb #694f6a8b
 _BEFORE_NUMBER = frozenset("Nr. Abb. Tab. Bd. Kap. S. n° n.º nº núm. pág. págs. pag. pagg. n. nr. nr blz. "
                            "str. p. pp. vol. chap. cap. fig. art. max. "
                            "min. Std. Sek. Min.".split())
@@ -436,7 +436,7 @@ def _short_said(m, language):
     if title and not after[:1].isupper(): return None
     return said + "." * ends
 
-# %% ../../nbs/text/04_languages.ipynb #a0109bb0
+# %% ../../nbs/text/04_languages.ipynb #f1094506
 _ROMAN_RANK = _later(r"""
     (?<=(?P<name>\b\p{Lu}\p{Ll}{2,20}|\bsiglo|\bséculo|\bsecolo|\ble|\bdu|\bau)[\ \u00a0])
     (?P<roman>(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3}))(?P<mark>\.|e|ème|er)?(?![\p{L}\p{N}])""")
@@ -456,7 +456,7 @@ def _roman_rank(m, language):
     if base in ("es", "pt"): return (words_for(n, language) if century or n > 10 else rank) + stop
     return rank + stop if base == "it" and rank else None
 
-# %% ../../nbs/text/04_languages.ipynb #5092ac49
+# %% ../../nbs/text/04_languages.ipynb #0cbba703
 _GREEK = dict(zip("αβγδεζηθικλμνξοπρσςτυφχψω", """alpha beta gamma delta epsilon zeta eta theta iota
     kappa lambda my ny xi omikron pi rho sigma sigma tau ypsilon phi chi psi omega""".split()))
 _LONE_GREEK = _later(r"(?<!\p{L})\p{Greek}(?![\p{L}\p{M}])")
@@ -483,7 +483,7 @@ def _addresses(draft, language):
     if "@" not in text: return draft
     return put(draft, _MAIL(), lambda m: f"{dots(m['who'])} {words['at']} {dots(m['where'])}")
 
-# %% ../../nbs/text/04_languages.ipynb #dcbddb16
+# %% ../../nbs/text/04_languages.ipynb #e0291256
 _HALVES = {"1/2": 0, "1/3": 1, "2/3": 2, "1/4": 3, "3/4": 4, "½": 0, "⅓": 1, "⅔": 2, "¼": 3, "¾": 4}
 _FRACTION = _later(r"""(?<![\p{L}\p{N}.,/-])
     (?:(?P<whole>\d{1,3})?\ ?(?P<part>[½⅓⅔¼¾]) | (?P<part>[12]/[23]|[13]/4)(?![\p{N}/]))""")
@@ -505,7 +505,7 @@ def _left(language): # a number that is left, its sign, and a number up to which
 
 _PACKED = "ja", "zh", "ko", "th"  # written without blanks between words
 
-# %% ../../nbs/text/04_languages.ipynb #c94d7356
+# %% ../../nbs/text/04_languages.ipynb #e6bcc6b4
 def _left_said(m, language):
     "Any number in words, apart from the letters beside it."
     words, base = _speech(language), base_language(language)
@@ -521,7 +521,7 @@ def _left_said(m, language):
     lead, trail = " " * (before.isalnum() and base not in _PACKED), " " * (after[:1].isalnum() and not joined)
     return lead + " ".join(filter(None, (sign, said))) + trail
 
-# %% ../../nbs/text/04_languages.ipynb #f5f5e864
+# %% ../../nbs/text/04_languages.ipynb #6fa6bdd3
 _ODD = _later(r"(?!\p{Nd})\p{N}|%")
 
 def _odd_said(m, language):
@@ -531,7 +531,7 @@ def _odd_said(m, language):
     said = words_for(int(value), language) if value == int(value) and value < 10**9 else None
     return f" {said} " if said else None
 
-# %% ../../nbs/text/04_languages.ipynb #e29e64a9
+# %% ../../nbs/text/04_languages.ipynb #a7b6831b
 _OPERATOR = _later(r"""[\ ]?(?P<sign>[+=×·&])[\ ]?(?=[\p{L}\p{N}\ue000(])
                        (?<=[\p{L}\p{N}\ue000)]\ ?(?P=sign)\ ?)""")
 
@@ -557,7 +557,7 @@ def _phone_said(m, language):
     groups = ", ".join(_one_by_one(group, language) for group in regex.findall(r"\d+", m[0]))
     return f"{_speech(language)['plus']} {groups}" if m[0][0] == "+" else groups
 
-# %% ../../nbs/text/04_languages.ipynb #1e781cc1
+# %% ../../nbs/text/04_languages.ipynb #2709b9b7
 def in_language(
     draft:Draft, # a paragraph, clean and without markup
     language:str, # its ISO code; of a language that is not known, digits stay as they are

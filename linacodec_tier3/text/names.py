@@ -89,7 +89,7 @@ JOBS = frozenset("""Editor Engineer Manager Developer Director Vice Analyst Cons
     Data Product Project Writer Associate Advisor Adviser Counsel Lecturer Scientist Researcher Fellow
     Partner Programmer Technician Officer High School Year Class Prom Citizen Citizens League VP""".split())
 
-# %% ../../nbs/text/04_names.ipynb #5ee63acf
+# %% ../../nbs/text/04_names.ipynb #c334d83e
 ALWAYS = dict(
     etc="et cetera", vs="versus", cf="compare", al="al", approx="approximately", dept="department",
     depts="departments", govt="government", assn="association", asst="assistant", assoc="associate",
@@ -121,18 +121,16 @@ ONLY_INSIDE = frozenset("""fed ref gal dir max min temp ed est al dr trans pop p
     diff lit cont lang priv exec prob tech ctr adj adv phys bd ms st obs ser sq inc mt tel ext
     resp""".split())
 
-# %% ../../nbs/text/04_names.ipynb #85dbf363
+# %% ../../nbs/text/04_names.ipynb #6f18650a
 NEVER_LAST = frozenset("""vs cf asst assoc natl intl incl excl approx viz esp avg tel ext max min est
     misc""".split())
 
-# %% ../../nbs/text/04_names.ipynb #fbcb59fb
 CALENDAR = dict(
     Jan="January", Feb="February", Mar="March", Apr="April", Jun="June", Jul="July", Aug="August",
     Sep="September", Sept="September", Oct="October", Nov="November", Dec="December", Mon="Monday",
     Tue="Tuesday", Tues="Tuesday", Wed="Wednesday", Thu="Thursday", Thur="Thursday", Thurs="Thursday",
     Fri="Friday", Sat="Saturday", Sun="Sunday")
 
-# %% ../../nbs/text/04_names.ipynb #9c87a21a
 CODES = dict(
     AL="Alabama", AK="Alaska", AZ="Arizona", AR="Arkansas", CA="California", CO="Colorado",
     CT="Connecticut", DE="Delaware", FL="Florida", GA="Georgia", HI="Hawaii", ID="Idaho", IL="Illinois",
@@ -151,7 +149,7 @@ STATES = dict(
     Vt="Vermont", Wash="Washington", Wis="Wisconsin", Wyo="Wyoming", Ont="Ontario", Que="Quebec",
     Eng="England")
 
-# %% ../../nbs/text/04_names.ipynb #57672dd9
+# %% ../../nbs/text/04_names.ipynb #db8ab0b7
 _STOPPED = _later(r"\.(?<=(?<![\p{L}\p{M}\p{N}.@&'’_\ue000])(?P<word>\p{L}{1,10})\.)(?![\p{L}\p{N}])")
 _NUMERAL = _later(r"[IVXLC]+|[ivxlc]+")
 SURE_STATES = frozenset("""Ala Ariz Ark Calif Colo Conn Fla Ky Mich Minn Mont Neb Nev Okla Tenn Tex Wis
@@ -168,7 +166,7 @@ _NO_INITIAL = frozenset("""vitamin plan type group grade point section appendix 
     hepatitis option exhibit team schedule phase table version model series room gate block unit war
     chapter volume act book""".split())
 
-# %% ../../nbs/text/04_names.ipynb #6e6d7ce9
+# %% ../../nbs/text/04_names.ipynb #7a270f30
 class _Place:
     "An abbreviation with a full stop, and what stands around it."
     def __init__(self, draft, m):
@@ -179,7 +177,8 @@ class _Place:
         self.near = not self.right.strip(" \u00a0") and bool(self.right or not self.after)
         self.beside = not self.left.strip(" \u00a0")
         self.name_after = self.near and self.after[:1].isupper() and self.after.split("'")[0] not in STARTERS
-        self.name_before = self.beside and (self.before[:1].isupper() or self.open[self.a-2:self.a-1] == BLOT)
+        self.name_before = self.beside and (self.before[:1].isupper() or self.open[max(0,
+            self.a-2):self.a-1] == BLOT)
         self.count_after = not self.right.strip(" \u00a0([#§") and regex.split("-|'",
             self.after)[0] in _COUNTS
 
@@ -234,7 +233,6 @@ def _day_or_state(p): # "Sat." and "Mass." are words, too, at a sentence's end
         "near", "to")
     return p.with_end(STATES[p.word], False) if in_state else None
 
-# %% ../../nbs/text/04_names.ipynb #6d78f6a7
 def _always(p): # and what short words without a vowel say
     low = p.word.lower()
     if low in ("al", "seq") and p.before.lower() != "et": return None
@@ -253,11 +251,11 @@ def _always(p): # and what short words without a vowel say
 _SIDES = dict(N="North", S="South", E="East", W="West")
 _STREET_AHEAD = _later(r"[^.,;]{1,30}\ (?:St|Ave|Av|Rd|Blvd|Dr|Ln|Hwy|Street|Avenue|Road|Drive|Boulevard)\b")
 
-# %% ../../nbs/text/04_names.ipynb #cc106260
+# %% ../../nbs/text/04_names.ipynb #4b853e3c
 def _initial(p): # "John F. Kennedy", but "vitamin C. It is"
     if p.word == "v" and p.name_before and p.name_after: return "versus"
     if len(p.word) > 1 or not p.word.isupper(): return None
-    if p.word in _SIDES and p.open[p.a-2:p.a-1] == BLOT and _STREET_AHEAD().match(p.open,
+    if p.word in _SIDES and p.open[max(0, p.a-2):p.a-1] == BLOT and _STREET_AHEAD().match(p.open,
         p.b): return _SIDES[p.word]
     if p.before.lower() in _NO_INITIAL or p.before.lower() in PARTS: return None
     if regex.match(r" ?\p{Lu}\.", p.open[p.b:p.b+3]): return p.word
@@ -386,14 +384,13 @@ _TO_ROMAN = _later(r"[ \u00a0]*(?:and|or|to|through|,|–|-|&|,[ ]and)[ \u00a0]*
 _SELF = frozenset("""am have will had do did can could would think know knew saw see met like love want
     was were 'm ’m""".split())
 
-# %% ../../nbs/text/04_names.ipynb #0a4b107b
 def roman_value(
     numeral:str, # in capitals, well formed
 ) -> int: # from 1
     "The value of a Roman numeral."
     return sum(_VALUES[part] for part in regex.findall("CM|CD|XC|XL|IX|IV|[MDCLXVI]", numeral))
 
-# %% ../../nbs/text/04_names.ipynb #d8c2d78a
+# %% ../../nbs/text/04_names.ipynb #e44e64a6
 def _roman_said(draft, m, last): # last: where a numeral ended that was said before; None if it is none
     roman, value, one = m["roman"], roman_value(m["roman"]), len(m["roman"]) == 1
     before, gap = _word_before(draft.text, m.start())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VULGAR', 'GROUPS', 'PLAIN_NUMBER', 'QUANTITY', 'ALONE', 'SIGN', 'SIGNS', 'Step', 'ordinals', 'fractions', 'ranges',
-           'verses', 'hundreds', 'house_numbers', 'zip_codes', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal',
+           'verses', 'hundreds', 'house_numbers', 'zip_codes', 'filed', 'NUMBERS', 'cardinal', 'digit_words', 'ordinal',
            'halves', 'plural', 'year', 'decade', 'fraction', 'mixed', 'number_words', 'is_one', 'quantity', 'any_of',
            'ascii_digits', 'where', 'with_digits', 'saying', 'separated']
 
@@ -107,13 +107,13 @@ def mixed(
     part = fraction(above, below)
     return f"{cardinal(whole)} and {'a ' + part[4:] if part.startswith('one ') else part}"
 
-# %% ../../nbs/text/03_numbers.ipynb #7dca8700
+# %% ../../nbs/text/03_numbers.ipynb #8b6503c8
 VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
-GROUPS = ("(?:\\d{1,3}(?:,\\d{3}){1,9}+(?!\\d)|\\d{1,2}(?:,\\d\\d(?!\\d)){1,6}+,\\d{3}(?!\\d)"
+GROUPS = ("(?>\\d{1,3}(?:,\\d{3}){1,9}+(?!\\d)|\\d{1,2}(?:,\\d\\d(?!\\d)){1,6}+,\\d{3}(?!\\d)"
           "|\\d{1,3}(?:['’\u00a0\u2009\u202f]\\d{3}){1,9}+(?!\\d)|[1-9]\\d{0,2}(?: 000){1,4}+(?!\\d|,\\d)"
           "|[1-9]\\d?(?: \\d{3}){2,4}+(?! ?\\d|,\\d))")
-PLAIN_NUMBER = rf"(?:(?:{GROUPS}|\d{{1,400}}+)(?:\.\d{{1,400}}+)?+|\.\d{{1,400}}+)"
-QUANTITY = (rf"(?:\d{{0,4}}+[ \u2009]?[{VULGAR}]|\d{{1,4}}[ -]\d{{1,2}}[/⁄]\d{{1,2}}(?![\d/])"
+PLAIN_NUMBER = rf"(?>(?:{GROUPS}|\d{{1,400}}+)(?:\.\d{{1,400}}+)?+|\.\d{{1,400}}+)"
+QUANTITY = (rf"(?>\d{{0,4}}+[ \u2009]?[{VULGAR}]|\d{{1,4}}[ -]\d{{1,2}}[/⁄]\d{{1,2}}(?![\d/])"
             rf"|\d{{1,3}}[/⁄]\d{{1,3}}(?![\d/])|{PLAIN_NUMBER})")
 ALONE = (rf"(?=[-−–+±~∼≈\d.{VULGAR}])(?<![\p{{L}}\p{{N}}{BLOT}]|\d[.,:/'’]"
          r"|\^[-−]?)")  # before a number: it is not the rest of a longer one
@@ -292,6 +292,12 @@ def _zips(): return rf"(?=\d)(?<=\b{any_of(_STATES.split())}\s)\d{{5}}(?:-\d{{4}
 house_numbers = saying(_streets, lambda m: halves(int(m["n"])))
 zip_codes = saying(_zips, lambda m: ", ".join(map(digit_words, m[0].split("-"))))
 
+# %% ../../nbs/text/03_numbers.ipynb #f521b4d0
+def _say_filed(m): return " ".join("X" if c in "xX" else digit_words(c) for c in m[0] if c.isalnum())
+
+filed = saying(r"(?=\d)(?<=\b(?:ISBN(?:-1[03])?|ISSN|OCLC|PMID|PMC|LCCN|EIN|SSN):?\s)\d[\d -]{3,17}[\dxX]"
+               r"(?![\p{L}\d])", _say_filed)
+
 # %% ../../nbs/text/03_numbers.ipynb #7b896db7
 def _say_list(m): # 1,2,3 and 1.2.3 and 1-2-3 and 1/2/3
     parts = regex.findall(r"\d+", m[0])
@@ -325,7 +331,7 @@ def _say_numeral(m): # ⁵, ③, Ⅳ, and whatever else counts
 
 _numerals = saying(r"\p{N}", _say_numeral)
 
-# %% ../../nbs/text/03_numbers.ipynb #30fdd515
+# %% ../../nbs/text/03_numbers.ipynb #cd34c07f
 def separated(
     draft:Draft, # any
 ) -> Draft: # with blanks between its words
@@ -337,5 +343,5 @@ def separated(
     return edited(draft, edits) if edits else draft
 
 NUMBERS:tuple[Step, ...] = (ascii_digits, with_digits(
-    house_numbers, zip_codes, ordinals, hundreds, verses, fractions, _number_lists, ranges, _comma_pairs,
-    _numbers, _numerals), separated)
+    filed, house_numbers, zip_codes, ordinals, hundreds, verses, fractions, _number_lists, ranges,
+    _comma_pairs, _numbers, _numerals), separated)

@@ -90,7 +90,6 @@ def emoji_said(
         end, last = m.end(), name or last
     return edited(draft, edits) if edits else draft
 
-# %% ../../nbs/text/04_pictures.ipynb #b3a24f02
 def emoji_skipped(
     draft:Draft, # a paragraph
 ) -> Draft: # they are reported
@@ -99,7 +98,7 @@ def emoji_skipped(
     if not _may_have(draft.open): return draft
     return put(draft, _EMOJI(), "", why="an emoji")
 
-# %% ../../nbs/text/04_pictures.ipynb #3db36366
+# %% ../../nbs/text/04_pictures.ipynb #c4ce9122
 _FACE = _later(r"""(?<![^\s\ue000(])
     (?: [:;=]['’]?[-o^]?[)(\]\[DPpOo3/\\|*@$]++(?!\w) | <3+(?![\d\w]) | </3(?!\w) | [xX][dD]++(?!\w)
       | \^_*\^ | -_+- | [oO]_+[oO](?!\w) | T_T(?!\w) | ¯\\_\(ツ\)_/¯ | \(╯°□°\)╯ | [(]:(?!\w) ) (?![\w/])""")

@@ -104,12 +104,12 @@ def _pages(draft): # (part of a paragraph, the break after it)
     parts = parted(draft, zip(cuts, [*cuts[1:], len(draft.open)])) if cuts[1:] else [draft]
     return zip(parts, ["sentence"] * len(cuts[1:]) + ["paragraph"])
 
-# %% ../../nbs/text/05_spoken.ipynb #7139baf0
-_LETTERS = regex.compile(r"[\p{L}\p{N}](?:\S*[\p{L}\p{N}])?+")
+# %% ../../nbs/text/05_spoken.ipynb #64f31e3d
+_LETTERS = regex.compile(r"&\#?\w{1,32}+;|[\p{L}\p{N}](?:[^\s&]*[\p{L}\p{N}])?+")
 
 def _missing(text, a, b): # letters and digits between two places
-    return [Skipped(*m.span(), "nothing that can be said")
-        for m in _LETTERS.finditer(text, a, b)] if a < b else []
+    found = _LETTERS.finditer(text, a, b) if a < b else ()
+    return [Skipped(*m.span(), "a symbol" if m[0][0] == "&" else "nothing that can be said") for m in found]
 
 def _accounted(text, at, draft): # (a draft that reports what is missing between `at` and its end, that end)
     skipped = list(draft.skipped)
