@@ -29,7 +29,8 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve explore explore-picture check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs lint lock clean
+.PHONY: help run serve explore explore-picture check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs \
+	lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -8,9 +8,11 @@ from PIL import Image
 
 from support import wait_until
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the `browser` extra")
+try: from playwright import sync_api
+except ImportError: sync_api = None
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not sync_api, reason="needs the `browser` extra"),
               pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")]
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
