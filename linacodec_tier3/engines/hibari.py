@@ -36,7 +36,7 @@ def readable(
     known=lambda word: False, # whether the dictionary has a word, however long
 ) -> str: # what hibari reads without an error, in time that grows with its length
     "A text without what hibari's front end fails at."
-    text = _ODD_DIGIT.sub(_plain_digit, text).replace("](", "] (")
+    text = _ODD_DIGIT.sub(_plain_digit, text).replace("](", "] (").replace("İ", "I")
     text = _NUMBER.sub(lambda m: " ".join(re.sub("[.,]", "", m[0])), text)
     text = _TOKEN.sub(lambda m: _spaced(m[0], known), text)
     return _CLAUSE.sub(lambda m: f"{m[0].rstrip()}, ", text)

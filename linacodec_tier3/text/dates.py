@@ -363,10 +363,10 @@ spans_of_days = saying(
     rf"(?P<d>{_SHORT})(?:\s(?P<year>{_Y}){_AFTER})?(?!\s\d))(?!\p{{L}})"
     rf"(?:(?<=(?P<end>\.){STOP_STAYS}))?", _say_days, "-–")
 
-# %% ../../nbs/text/04_dates.ipynb #15fcc726
+# %% ../../nbs/text/04_dates.ipynb #728549e8
 _ANY_MONTH = (r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP"
               r"|OCT|NOV|DEC|jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)")
-DATES:tuple[Step, ...] = (with_digits(
+DATES:tuple[Step, ...] = (spans_of_days, with_digits(
     in_digits, where(_ANY_MONTH, month_first, day_first, month_year), numbered, year_month, hours, races,
     times, hours_and_minutes, military, utc, durations, eras, decades, year_spans, seasons, year_in_name,
-    years, years_around, years_before, short_year), joined_dates, spans_of_days, week_before)
+    years, years_around, years_before, short_year), joined_dates, week_before)

@@ -123,7 +123,7 @@ negative = saying(rf"(?=[-−])(?:(?<={BLOT}\s)[-−](?=\p{{L}}(?![\p{{L}}'’])
                   rf"(?=\p{{L}}\s?[-+−±×*/=){BLOT}]))", lambda m: "minus ", "-−")
 compared = saying(
     rf"(?=[<>≤≥≈±~])(?:(?<![^\s(\[\"'])|{_IS}))(?:<=|>=|[<>≤≥≈±~])"
-    rf"(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s|(?<=(?:^|\()..?)\s[\d{BLOT}])",
+    rf"(?=[$€£]?\.?[\d{BLOT}]|{_IS}..?)\s|(?<=(?:^|\(|[:;,—]\s)..?)\s[\d{BLOT}])",
     lambda m: COMPARED[m[0]], "<>≤≥≈±~")
 
 # %% ../../nbs/text/04_formulas.ipynb #c419de59
