@@ -170,7 +170,7 @@ def expected(
             data = out.get("data", {})
             page, markdown = text_of(data.get("text/html")), text_of(data.get("text/markdown"))
             if page: found.update({tag: page.count(f"<{tag}") for tag in ("audio", "img", "table")})
-            elif markdown: found["table"] += len(re.findall(r"^\|[ :|-]+\|$", markdown, re.M))
+            elif markdown: found["table"] += len(re.findall(r"^\|(?=.*-)[ :|-]+\|$", markdown, re.M))
             elif {"image/png", "image/jpeg"} & data.keys(): found["img"] += 1
     return +found
 
