@@ -229,11 +229,11 @@ class _Sizes: # of the chunks of one text, as they grow
         grown = max(-(-self.first//2), int(self.head + (self.growth-1)*self.spoken))
         self.budget = min(self.max_chars, grown)
 
-class _Paragraphs: # (what it was cut from or None, text, start, end) of each that is not empty
-    def __init__(self, texts): self.coming, self.next = self._all(texts), None
-    def _all(self, texts):
+class _Paragraphs: # (what it was cut from or None, text to cut, start, end) of each that is not empty
+    def __init__(self, texts, longest): self.coming, self.next = self._all(texts, longest), None
+    def _all(self, texts, longest):
         for t in texts:
-            known, text = (None, t) if isinstance(t, str) else (t, t.text)
+            known, text = (None, t) if isinstance(t, str) else (t, t.unbroken(longest))
             for at, stop in _paragraphs(text):
                 if at < stop: yield known, text, at, stop
     def more(self):
@@ -242,12 +242,12 @@ class _Paragraphs: # (what it was cut from or None, text, start, end) of each th
 
 # %% ../nbs/04_chunker.ipynb #0b5a9e65
 def _chunks(texts, sizes): # of texts, or of paragraphs that know their source
-    paragraphs, said = _Paragraphs(texts), 0
+    paragraphs, said = _Paragraphs(texts, sizes.max_chars//3), 0
     while paragraphs.more():
         (known, text, at, stop), paragraphs.next = paragraphs.next, None
         while at < stop:
             end, resume, follows = sizes.cut(text, at, stop, paragraphs.more)
-            piece = text[at:end].rstrip()
+            piece = (known.text if known else text)[at:end].rstrip()
             start, end = known.source(at, at+len(piece)) if known else (at, at+len(piece))
             start = max(start, said)
             said = max(start, end)

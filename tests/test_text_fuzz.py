@@ -163,7 +163,7 @@ def test_time_is_linear_in_what_comes_again_and_again_and_never_closes(bit):
     n = 4_000 // len(bit)
     spoken_form(bit * 3)  # libraries and patterns load at their first use
     once = min(seconds(bit * n + "x"), seconds(bit * n + "y"))
-    four = seconds(bit * (4 * n))
+    four = min(seconds(bit * (4 * n) + end) for end in "xyz")  # on a busy machine one may take longer
     assert four < 12 * max(once, 0.01), f"{bit!r} * {n}: {once:.3f} s, four times as much: {four:.3f} s"
     assert four < 2
 

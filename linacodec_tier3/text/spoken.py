@@ -32,6 +32,13 @@ class SpokenText(Draft):
         "Where what is said between two places stands in the text as it was written."
         return source(self, start, end)
 
+    def unbroken(self,
+        longest:int, # characters of what may not be cut
+    ) -> str: # `text` with no-break spaces in what stands for one thing
+        "What a chunker reads, so that no chunk ends between “forty” and “dollars”."
+        whole = lambda s: s.final and not s.verbatim and len(s.text) <= longest
+        return "".join(s.text.replace(" ", "\u00a0") if whole(s) else s.text for s in self.stretches)
+
 # %% ../../nbs/text/05_spoken.ipynb #c6243b62
 _ENGLISH = dict(addresses="NAMES_FIRST", dates="DATES", amounts="AMOUNTS", formulas="FORMULAS",
     numbers="NUMBERS", names="NAMES_LAST")
