@@ -25,7 +25,7 @@ import asyncio, contextvars, faulthandler, logging, os, signal, sys, threading, 
 from contextlib import aclosing
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
-from typing import Any, AsyncIterator, Iterator
+from typing import Any, AsyncIterator, Callable, Iterator
 import runpod
 from runpod.serverless.modules.worker_state import JobsProgress
 from runpod.serverless.utils import rp_upload
@@ -36,7 +36,7 @@ from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
                                         delivery, generate_batch_audio, generate_stream, to_say)
 from .codec.choice import codec_state, linacodec_available, load_linacodec, require_linacodec
-from .codec.protocol import CodecUnavailable, device_fault
+from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .speech.attempts import naming
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
                                  load_tts_model, recordings, declared, resolve_language, resolve_voice, shown)
@@ -136,6 +136,7 @@ def answer(
     cfg:Config, # settings
     job:JobState, # clock and stop signal
     job_id:str="", # names an uploaded result
+    around:Callable[[Codec|None], Codec|None]=lambda codec: codec, # what the codec is wrapped in
 ) -> Iterator[dict]: # partials, or the one result; raises `EngineError`, `JobStopped`, `ResultTooLarge`
     "What a request is answered with."
     if request.action:
@@ -144,7 +145,7 @@ def answer(
     with job.at("while the text was read"):
         check_sayable(request.text, engine_class(request.service), request.how)
     with job.timed("load"), job.at("while engine and codec were loaded"):
-        model, codec = load_tts_model(request.service), codec_for(request.output_format)
+        model, codec = load_tts_model(request.service), around(codec_for(request.output_format))
     what = (request.text, request.voice, model, request.output_format, request.how, job, codec)
     if request.stream: yield from generate_stream(*what)
     else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))

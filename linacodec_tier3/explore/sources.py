@@ -16,10 +16,8 @@ from ..client import (
     Client, JobFailed, StreamError, cancelled_if_left, clean_key, output, stream)
 from ..codec.protocol import Codec
 from ..config import get_config
-from ..generators import check_sayable, codec_for, generate_stream
-from ..handler import check_request, health, voices
+from ..handler import answer, check_request, health, voices
 from ..local.endpoint import LocalEndpoint
-from ..tts import load_tts_model
 
 # %% ../../nbs/explore/00_sources.ipynb #8cda9220
 class Overheard:
@@ -54,13 +52,11 @@ class AskedHere:
 
     def partials(self) -> Iterator[dict]: # raises what the pipeline raises, `JobStopped` once it was stopped
         "Partials, each as soon as it is there."
-        asked, job = check_request(self.request, get_config()), self._job
-        with job.timed("load"), job.at("while engine and codec were loaded"):
-            model, codec = load_tts_model(asked.service), codec_for(asked.output_format)
-        check_sayable(asked.text, model, asked.how)
-        self._codec = Overheard(codec) if codec else None
-        what = (asked.text, asked.voice, model, asked.output_format, asked.how, job, self._codec)
-        yield from generate_stream(*what)
+        def overhear(codec):
+            self._codec = Overheard(codec) if codec else None
+            return self._codec
+        cfg = get_config()
+        yield from answer(check_request(self.request, cfg), cfg, self._job, around=overhear)
 
     def given(self, chunk) -> tuple[Sound, Any]|None: # as `Overheard.given`
         "What a chunk was like before it went through the codec."
