@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass, field
 import numpy as np, soundfile
 from fastcore.basics import patch_to
-from ..audio import FILES, Sound, resample
+from ..audio import FILES, Sound
 from ..client import pieces
 from ..codec.protocol import Codec
 from ..contract import TOKENS, payload, unpack_tokens, wire_size

@@ -143,7 +143,6 @@ def _up_to(a, size, b, size2, say): # ten to twenty dollars
 
 # %% ../../nbs/text/04_amounts.ipynb #0bfb6d54
 _DOLLARS = r"(?:\s(?P<usd>USD|CAD|AUD|NZD|HKD|SGD|US)(?!\p{L}))?"
-_DOLLARS = r"(?:\s(?P<usd>USD|CAD|AUD|NZD|HKD|SGD|US)(?!\p{L}))?"
 money_before = saying(
     rf"(?=[^a-z\s.,;:!?\d])(?P<sign>{SIGN})(?<![\p{{L}}\p{{N}}])(?P<mark>{any_of(BEFORE)}|{any_of(CODES)}"
     rf"(?=[\s\d]))[\s\u202f]?(?P<sign2>[-−]?)(?P<a>{_MONEY_NUMBER})(?:{_SIZE})?{_UP_TO}{_DOLLARS}"
@@ -401,7 +400,6 @@ def _say_times(m):
     up_to = f" to {number_words(m['b'])}" if m["b"] else ""
     return f"{number_words(m['a'])}{up_to} {'time' if m['a'] == '1' else 'times'}"
 
-_NO_FORMULA = r"(?![\p{L}\d²³^]|\s?[+−=*/<>≤≥]|\s-\s)"
 _NO_FORMULA = r"(?![\p{L}\d²³^]|\s?[+−=*/<>≤≥]|\s-\s)"
 times_as_much = saying(
     rf"{ALONE}(?P<a>{PLAIN_NUMBER})(?:\s?[-–]\s?(?P<b>{PLAIN_NUMBER}))?"

@@ -12,7 +12,7 @@ __all__ = ['month_first', 'day_first', 'in_digits', 'numbered', 'year_month', 'S
 import regex
 from .edits import BLOT, Draft, edited
 from .numbers import (
-    ALONE, Step, cardinal, decade, number_words, ordinal, plural,
+    Step, cardinal, decade, number_words, ordinal, plural,
     saying, where, with_digits, year)
 
 # %% ../../nbs/text/04_dates.ipynb #f5a61ea7

@@ -7,7 +7,7 @@ __all__ = ['unmarked']
 
 # %% ../../nbs/text/02_inline.ipynb #5e0b6d9b
 import html, regex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from .clean import clean
 from .edits import Draft, edited, parted
