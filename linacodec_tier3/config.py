@@ -181,7 +181,7 @@ def settings_table() -> str: # Markdown, one row a variable
 
 # %% ../nbs/01_config.ipynb #e3531bce
 ARENAS = 2  # of glibc, in place of eight for each processor
-CACHED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # computations of oneDNN in a process, in place of 1024
+CACHED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",  # computations of oneDNN in a process, in place of 1024
           "LRU_CACHE_CAPACITY": "4"}  # of these, what torch keeps at hand in each thread, in place of 1024
 
 def export_allocator(
