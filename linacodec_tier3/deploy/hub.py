@@ -103,15 +103,13 @@ class HubTests(RunpodObject):
     tests:list[HubTest] = Field(min_length=1)
     config:HubTestConfig
 
-# %% ../../nbs/deploy/02_hub.ipynb #06af071c
+# %% ../../nbs/deploy/02_hub.ipynb #8d99a02c
 SHOWN_FIRST = ("codec", "linacodec_weights", "concurrency", "max_text_chars") # shown at once
 NOT_ASKED = { # setting -> why the form has no field for it
     "device": "a listed worker has a GPU, and `auto` takes it",
     "volume_dir": "RunPod mounts a volume in one place",
     **dict.fromkeys(("hf_home", "torch_home", "codec_home", "hibari_home", "voices_dir"),
-                    "a folder that follows the volume by itself"),
-    **dict.fromkeys(("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key",
-                     "bucket_name"), "goes with a secret, which a form would show")}
+                    "a folder that follows the volume by itself")}
 PRESETS = { # of the Hub's form: name -> variables
     "Small codec of the package: nothing is fetched": {"CODEC": "nano"},
     "Published LinaCodec weights": {"CODEC": "published"},
@@ -146,13 +144,13 @@ def hub_input(
     if isinstance(parse, OneOf): given["options"] = [{"label": word, "value": word} for word in parse.choices]
     return given | ({} if setting.name in SHOWN_FIRST else {"advanced": True})
 
-# %% ../../nbs/deploy/02_hub.ipynb #804510cd
+# %% ../../nbs/deploy/02_hub.ipynb #624747f7
 def hub_page(
     plan:EndpointPlan=EndpointPlan(), # whose disk, GPUs and CUDA version are taken
 ) -> dict: # `.runpod/hub.json`
     "The worker's listing in RunPod's Hub, as an endpoint with a queue."
     first = SHOWN_FIRST
-    asked = sorted((f for f in fields(Config) if f.name not in NOT_ASKED),
+    asked = sorted((f for f in fields(Config) if f.name not in NOT_ASKED and f.default != ""),
                    key=lambda f: first.index(f.name) if f.name in first else len(first))
     return {"title": "LinaCodec Tier 3", "type": "serverless", "category": "audio",
             "description": "Speech while it is still being spoken: tokens at 171 bit/s, or 48 kHz sound",
