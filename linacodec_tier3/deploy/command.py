@@ -52,12 +52,12 @@ def volume_lines(
     return (f"{api_line('POST', '/network-volumes', body)}\n"
             "# the answer holds its id; then: linacodec-tier3 deploy --print --volume ID --image …")
 
-# %% ../../nbs/deploy/03_command.ipynb #c5726ebe
+# %% ../../nbs/deploy/03_command.ipynb #5a122de7
 def change_body(
     plan:EndpointPlan, # with the new values
     given:Iterable[str], # its settings that were said
 ) -> dict: # for `PATCH /v2/serverless/ID`
-    "What changes of an endpoint: the settings that were said, and nothing else."
+    "What changes of an endpoint: the settings that were said, and what must change with them."
     whole, body = endpoint_body(plan), {}
     for name in given:
         place = EndpointPlan.__dataclass_fields__[name].metadata["place"]
@@ -67,6 +67,8 @@ def change_body(
         if top == "scaling" or not key: body[top] = value
         elif top == "env": body["env"] = whole["env"]
         else: body.setdefault(top, {})[key] = value[key]
+    if "minCudaVersion" in body.get("gpu", {}): body["gpu"]["allowedCudaVersions"] = []  # the console's list
+    if "JOB_TIMEOUT_S" in body.get("env", {}): body.setdefault("timeout", whole["timeout"])
     return body
 
 def change_lines(
