@@ -79,7 +79,7 @@ def test_the_schema_and_the_check_refuse_the_same():
 WRONG = { # what is wrong -> (place, value), what is said of it
     "CUDA list": (("gpu", {"pools": ["ADA_24"], "allowedCudaVersions": ["12.8", "13.0"]}), "a worker dies"),
     "CUDA version": (("gpu.minCudaVersion", "12.8"), "finds no GPU on an older host"),
-    "disk": (("disk", 5), "image and weights take more"),
+    "disk": (("disk", 5), "the image takes more"),
     "kind of GPU": (("gpu.pools", ["ADA_16"]), "is no pool"),
     "card for a kind": (("gpu.pools", ["NVIDIA L4"]), "take its pool, AMPERE_24"),
     "volume's path for its id": (("networkVolumes", ["/runpod-volume"]), "is no id"),

@@ -8,7 +8,7 @@ __all__ = ['CudaVersion', 'MOUNT', 'CHECKS', 'RunpodObject', 'GpuChange', 'GpuWa
            'wrong_cuda', 'wrong_disk', 'wrong_volume', 'wrong_port', 'wrong_type', 'wrong_workers', 'wrong_timeout',
            'wrong_environment', 'mistakes']
 
-# %% ../../nbs/deploy/01_mistakes.ipynb #93308487
+# %% ../../nbs/deploy/01_mistakes.ipynb #cac49c40
 import math, re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .. import __version__
 from ..config import Config, ConfigError, read_config
-from .plan import CUDA, POOLS, EndpointPlan, disk_needed, http_server, pools_with
+from .plan import (
+    CUDA, IMAGE_DISK, POOLS, EndpointPlan, disk_needed, http_server, pools_with)
 
 # %% ../../nbs/deploy/01_mistakes.ipynb #d98f5acc
 class RunpodObject(BaseModel):
@@ -106,13 +107,13 @@ def schema_mistakes(
         return f"`{place or 'all of it'}`: {fault['msg'][0].lower()}{fault['msg'][1:]}"
     return [line(fault) for fault in faults]
 
-# %% ../../nbs/deploy/01_mistakes.ipynb #ef4ea5c8
+# %% ../../nbs/deploy/01_mistakes.ipynb #5c4b7afb
 @dataclass(frozen=True)
 class Needs:
     "What an image takes of a host."
     memory:float = EndpointPlan.memory # GB on the GPU
     cuda:str = CUDA # that its torch is built for
-    disk:int = disk_needed() # GB
+    disk:int = disk_needed(IMAGE_DISK) # GB
 
 _IMAGE = re.compile(r"(?P<name>[a-z0-9][a-z0-9.-]*(:[0-9]+/)?[a-z0-9._/-]*)"
                     r"(:(?P<tag>[\w.-]{1,128}))?(@sha256:[0-9a-f]{64})?")
@@ -155,7 +156,7 @@ def wrong_gpu(
     if cards and cards <= set(without):
         yield "gpu.excludedTypes leaves no card at all; take one out, or add a pool"
 
-# %% ../../nbs/deploy/01_mistakes.ipynb #a1e9785c
+# %% ../../nbs/deploy/01_mistakes.ipynb #c4e2673b
 def _version(text): return tuple(map(int, text.split(".")))
 
 def wrong_cuda(
@@ -183,7 +184,7 @@ def wrong_disk(
 ) -> Iterator[str]: # a line for each mistake
     "A disk on which the image has no room."
     if (disk := body.get("disk", needs.disk)) < needs.disk:
-        yield f"disk {disk}: image and weights take more, and a tenth stays free; give it {needs.disk} GB"
+        yield f"disk {disk}: the image takes more, and a tenth stays free; give it {EndpointPlan.disk} GB"
 
 # %% ../../nbs/deploy/01_mistakes.ipynb #723c7fe8
 MOUNT = str(Config.volume_dir) # of a Serverless worker; a pod has the volume at /workspace
