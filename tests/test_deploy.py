@@ -11,7 +11,7 @@ from linacodec_tier3.client import Client, batch_audio, output, stream
 from linacodec_tier3.config import Config, read_config
 from linacodec_tier3.deploy.hub import NOT_ASKED, deploy_schemas, hub_files
 from linacodec_tier3.deploy.mistakes import EndpointWanted, schema_mistakes
-from linacodec_tier3.deploy.plan import CUDA, EndpointPlan, endpoint_body
+from linacodec_tier3.deploy.plan import CUDA, DISK, IMAGE_DISK, EndpointPlan, disk_needed, endpoint_body
 from linacodec_tier3.local.endpoint import LocalEndpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +174,16 @@ def test_the_cuda_version_is_that_of_the_locked_torch():
     for found in re.findall(r"-cuda(\d+)-", (ROOT / "Dockerfile").read_text()):
         assert found.startswith(CUDA.replace(".", "")), "an image's base has another CUDA"
     assert LISTING["config"]["allowedCudaVersions"] == TESTS["config"]["allowedCudaVersions"] == [CUDA]
+
+
+def test_the_disk_holds_the_image_and_what_it_may_fetch():
+    file = ROOT / "nbs/data/image.json"
+    if not file.exists(): pytest.skip("no image has been measured")
+    for system, found in json.loads(file.read_text()).items():
+        size = sum(layer["bytes"] for layer in found["worker"]["layers"]) / 1e9
+        assert size < sum(IMAGE_DISK.values()), f"{system}: IMAGE_DISK says less than the image has"
+        fetched = sum(DISK.values()) - sum(IMAGE_DISK.values())
+        assert size / 0.9 < disk_needed(IMAGE_DISK) and (size + fetched) / 0.9 < EndpointPlan.disk
 
 
 def test_what_the_hub_asks_is_answered_by_the_handler_that_it_looks_for():
