@@ -27,7 +27,8 @@ GROUPS = (
         "speech/*.ipynb", "weights/*.ipynb")),
     ("The worker, request to answer", (
         "contract/*.ipynb", "07_*.ipynb", "08_*.ipynb", "09_*.ipynb", "10_*.ipynb")),
-    ("Beside the worker", ("local/*.ipynb", "1?_*.ipynb", "deploy/*.ipynb", "explore/*.ipynb")),
+    ("Beside the worker", ("local/*.ipynb", "1?_*.ipynb", "explore/*.ipynb")),
+    ("Endpoints on RunPod", ("deploy/*.ipynb",)),
     ("The codec", ("codec/*.ipynb",)),
     ("Training", ("train/*.ipynb",)),
     ("Judging", ("evaluate/*.ipynb",)),
