@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTIAL_LIMIT', 'RESULT_LIMIT', 'SYNC_RESULT_LIMIT', 'DTYPES', 'MEMORY', 'CACHED', 'DISCREET', 'ConfigError',
-           'number', 'one_of', 'home', 'path', 'setting', 'cache_folder', 'encoding_dtype', 'Config', 'read_config',
-           'settings_table', 'export_allocator', 'bound_memory', 'export_caches', 'printable_output', 'get_config',
-           'nvidia_driver', 'unusable_gpu', 'resolve_device']
+           'Number', 'number', 'OneOf', 'one_of', 'home', 'path', 'setting', 'cache_folder', 'encoding_dtype', 'Config',
+           'read_config', 'settings_table', 'export_allocator', 'bound_memory', 'export_caches', 'printable_output',
+           'get_config', 'nvidia_driver', 'unusable_gpu', 'resolve_device']
 
 # %% ../nbs/01_config.ipynb #0fb221ac
 import ctypes, logging, os, re, sys, tempfile
@@ -26,32 +26,49 @@ class ConfigError(ValueError):
     "A setting that cannot be used; the message names the variable, its value and what is allowed."
 
 # %% ../nbs/01_config.ipynb #951cd123
+@dataclass(frozen=True)
+class Number:
+    "A number in a range: called with a text, it gives the number, or raises `ValueError`."
+    low:float # smallest value allowed
+    high:float # largest value allowed
+    kind:type=int # `int` or `float`
+
+    def __call__(self, text):
+        try: value = self.kind(text)
+        except ValueError: value = None
+        if value is not None and self.low <= value <= self.high: return value
+        noun = "a whole number" if self.kind is int else "a number"
+        raise ValueError(f"expected {noun} from {self.low:g} to {self.high:g}")
+
 def number(
     low:float, # smallest value allowed
     high:float, # largest value allowed
     kind:type=int, # `int` or `float`
-) -> Callable: # parser: text -> `kind`, `ValueError` outside [low, high]
+) -> Number: # parser: text -> `kind`, `ValueError` outside [low, high]
     "A parser for a number in a range."
-    noun = "a whole number" if kind is int else "a number"
-    def parse(text):
-        try: value = kind(text)
-        except ValueError: value = None
-        if value is not None and low <= value <= high: return value
-        raise ValueError(f"expected {noun} from {low:g} to {high:g}")
-    return parse
+    return Number(low, high, kind)
 
 # %% ../nbs/01_config.ipynb #cfb68e31
+@dataclass(frozen=True)
+class OneOf:
+    "One word out of a few: called with a text of any case, it gives the word, or raises `ValueError`."
+    choices:tuple # values allowed, lower case
+    also:Mapping # other words for some of them
+
+    def __call__(self, text):
+        word = self.also.get(text.lower(), text.lower())
+        if word not in self.choices: raise ValueError(f"expected one of {', '.join(self.choices)}")
+        return word
+
 def one_of(
     *choices:str, # values allowed, lower case
     **also:str, # other words for some of them
-) -> Callable: # parser: text of any case -> the choice
+) -> OneOf: # parser: text of any case -> the choice
     "A parser for one word out of a few."
-    def parse(text):
-        word = also.get(text.lower(), text.lower())
-        if word not in choices: raise ValueError(f"expected one of {', '.join(choices)}")
-        return word
-    return parse
+    return OneOf(choices, also)
 
+
+# %% ../nbs/01_config.ipynb #d91b8dda
 def home() -> Path: # absolute; a temporary folder of this user where there is no home to write to
     "The user's home, also of a user that has none, as in a container with `--user 1234`."
     try: found = Path.home()
