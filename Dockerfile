@@ -105,6 +105,7 @@ RUN python -m pip install --no-cache-dir -c /opt/linacodec-tier3/constraints.txt
 COPY --from=weights /opt/weights /opt/weights
 COPY .ci/image/jupyter_lab_config.py /opt/venv/etc/jupyter/
 COPY .ci/image/pre_start.sh /pre_start.sh
+COPY .ci/image/copy_notebooks.py /opt/linacodec-tier3/
 COPY nbs /opt/linacodec-tier3/notebooks
 COPY --from=whole-package /opt/app /opt/app
 EXPOSE 8888

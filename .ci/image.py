@@ -179,40 +179,47 @@ def tree_bytes(folder):
 
 class Store:
     "Layers on disk: `layers/N` holds what a line changed, `index.json` which line and what it was made of."
-    def __init__(self, folder, base=None):
-        self.folder, self.base = Path(folder).resolve(), base and Path(base).resolve()
-        (self.folder / "layers").mkdir(parents=True, exist_ok=True)
-        (self.folder / "mount").mkdir(exist_ok=True)
+    def __init__(self, folder):
+        self.folder = Path(folder).resolve()
+        for name in ("layers", "bases", "mount"): (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.index_file = self.folder / "index.json"
         self.index = json.loads(self.index_file.read_text()) if self.index_file.exists() else {}
 
     def save(self): self.index_file.write_text(json.dumps(self.index, indent=1))
 
-    def lower(self, layers):
-        "An overlay's lower folders, the topmost first; relative, as the kernel takes a page of them only."
-        if not (self.folder / "base").exists(): (self.folder / "base").symlink_to(self.base)
-        return ":".join([*(f"layers/{n}" for n in reversed(layers)), "base/."])
+    def base(self, root):
+        "A name for a folder with a system: a link, as the kernel takes a page of names only."
+        root = Path(root).resolve()
+        if not root.is_dir(): fail(f"{root} is no folder")
+        link = self.folder / "bases" / digest(str(root))[:8]
+        if not link.exists(): link.symlink_to(root)
+        return link.name
 
-    def script(self, layers, upper=None):
+    def lower(self, made):
+        "An overlay's lower folders, the topmost first."
+        return ":".join([*(f"layers/{n}" for n in reversed(made.layers)), f"bases/{made.base}/."])
+
+    def script(self, made, upper=None):
         "Shell lines that show a stack of layers at `mount`, with room for changes in `upper` or in memory."
         room = f"layers/{upper}" if upper is not None else "mount/u"
         work = f"layers/{upper}.work" if upper is not None else "mount/w"
         first = [] if upper is not None else ["mount -t tmpfs tmpfs mount"]
         return [f"cd {shlex.quote(str(self.folder))}", "mount --make-rprivate /", *first,
                 f"mkdir -p {room} {work} mount/m",
-                f"mount -t overlay overlay -o lowerdir={self.lower(layers)},upperdir={room},workdir={work} mount/m"]
+                f"mount -t overlay overlay -o lowerdir={self.lower(made)},upperdir={room},workdir={work} mount/m"]
 
 
-def private(steps, argv=(), replace=False, **kw):
-    "Shell steps in a mount namespace of their own, which takes the mounts along when it ends."
-    command = ["unshare", "--mount", "sh", "-ec", "\n".join(steps), "sh", *argv]
+def private(steps, argv=(), replace=False, alone=False, **kw):
+    "Shell steps in a mount namespace of their own, which takes the mounts along when it ends; and all processes, if `alone`."
+    own = ["--pid", "--fork", "--kill-child"] if alone else []
+    command = ["unshare", "--mount", *own, "sh", "-ec", "\n".join(steps), "sh", *argv]
     if replace: os.execvp(command[0], command)
     return subprocess.run(command, **kw)
 
 
 def entering(binds, cwd):
     "Steps that let the command in \"$@\" run inside `mount/m`."
-    steps = ["M=$PWD/mount/m", "mkdir -p $M/proc $M/dev", "mount -o rbind /proc $M/proc", "mount -o rbind /dev $M/dev"]
+    steps = ["M=$PWD/mount/m", "mkdir -p $M/proc $M/dev", "mount -t proc proc $M/proc", "mount -o rbind /dev $M/dev"]
     for path in ("/etc/resolv.conf", *binds):
         writable, path = path.endswith(":rw"), path.removesuffix(":rw")
         source, _, target = path.partition(":")
@@ -229,6 +236,7 @@ class Result:
     "A stage that was made."
     layers: list = field(default_factory=list)  # numbers in the store
     key: str = ""  # of the last one
+    base: str = ""  # the system below, in the store
     env: dict = field(default_factory=lambda: {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
     cwd: str = "/"
     user: str = ""
@@ -241,7 +249,8 @@ class Result:
 
 class Builder:
     "Makes stages, and remembers them."
-    def __init__(self, store, given, binds=(), env=()):
+    def __init__(self, store, bases, given, binds=(), env=()):
+        self.bases = {name: store.base(root) for name, root in bases.items()}
         self.store, self.given, self.binds, self.extra = store, given, binds, dict(env)
         first, self.stages = read_dockerfile((HERE / "Dockerfile").read_text())
         self.globals = {}
@@ -259,10 +268,16 @@ class Builder:
         "Make a stage and all that it needs."
         for one in needed(self.stages, name):
             stage = self.stages[one]
-            base = self.made.get(expand(stage.base, self.globals))
-            print(f"\n== {one}, from {expand(stage.base, self.globals)}", flush=True)
-            self.made[one] = self.stage(stage, base.copy() if base else Result(key=digest(str(self.store.base))))
+            under = expand(stage.base, self.globals)
+            print(f"\n== {one}, from {under}", flush=True)
+            self.made[one] = self.stage(stage, self.made[under].copy() if under in self.made else self.bare(under))
         return self.made[name]
+
+    def bare(self, image):
+        "What stands for an image: the root given for it, or else for all."
+        name = self.bases.get(image.split(":")[0], self.bases.get(""))
+        if not name: fail(f"no --base stands for {image}")
+        return Result(key=digest(os.readlink(self.store.folder / "bases" / name)), base=name)
 
     def stage(self, stage, result):
         args = {}
@@ -311,7 +326,7 @@ class Builder:
             for name in names:
                 if not sent(HERE, name): fail(f"Dockerfile:{line.number}: .dockerignore keeps {name} from the builder")
             return [content(sent(HERE, name), HERE) for name in names]
-        layers = self.store.script(self.made[stage].layers)
+        layers = self.store.script(self.made[stage])
         def ask(step): return private([*layers, step], names, capture_output=True, text=True)
         measured = ask("cd mount/m; du -sb --total $(printf '.%s ' \"$@\") | tail -n 1")
         if measured.returncode: fail(f"Dockerfile:{line.number}: {measured.stderr.strip()}")
@@ -321,11 +336,11 @@ class Builder:
 
     def WORKDIR(self, line, result, args, number):
         there = f"mkdir -p mount/m{shlex.quote(os.path.join(result.cwd, line.rest))}"
-        private([*self.store.script(result.layers, number), there], check=True)
+        private([*self.store.script(result, number), there], check=True)
 
     def RUN(self, line, result, args, number):
         env = {"HOME": "/root"} | args | result.env | self.extra
-        steps = [*self.store.script(result.layers, number), *entering(self.binds, result.cwd)]
+        steps = [*self.store.script(result, number), *entering(self.binds, result.cwd)]
         as_user = ["setpriv", "--reuid", result.user, "--clear-groups"] if result.user else []
         done = private(steps, [*(f"{k}={v}" for k, v in env.items()), *as_user, "/bin/sh", "-c", line.rest])
         if done.returncode: fail(f"Dockerfile:{line.number}: ended with {done.returncode}: {line}")
@@ -333,10 +348,10 @@ class Builder:
 
     def COPY(self, line, result, args, number):
         *names, target = expand(line.rest, args | result.env).split()
-        steps, stage = self.store.script(result.layers, number), line.options.get("from")
+        steps, stage = self.store.script(result, number), line.options.get("from")
         room = self.store.folder / "layers" / f"{number}.sent"
         if stage:
-            lower = self.store.lower(self.made[stage].layers)
+            lower = self.store.lower(self.made[stage])
             steps += ["mkdir -p mount/s", f"mount -t overlay overlay -o lowerdir={lower} mount/s"]
         else:
             for path in [path for name in names for path in sent(HERE, name)]:
@@ -358,11 +373,11 @@ def copying(source, to, several):
 
 
 def build(args):
-    store = Store(args.store, args.base)
-    given = dict(pair.split("=", 1) for pair in args.build_arg)
-    builder = Builder(store, given, args.bind, [pair.split("=", 1) for pair in args.env])
+    store, given = Store(args.store), dict(pair.split("=", 1) for pair in args.build_arg)
+    bases = {name: root for root, _, name in (pair.rpartition("=")[::-1] for pair in args.base)}
+    builder = Builder(store, bases, given, args.bind, [pair.split("=", 1) for pair in args.env])
     result = builder.target(args.target)
-    made = dict(vars(result), args=given, at=time.strftime("%Y-%m-%d"))
+    made = dict(made=vars(result), args=given, at=time.strftime("%Y-%m-%d"))
     (store.folder / f"{args.target}.json").write_text(json.dumps(made, indent=1))
 
 
@@ -373,25 +388,25 @@ def made_target(store, name):
     "What was built under this name."
     path = store.folder / f"{name}.json"
     if not path.exists(): fail(f"{store.folder} has no {name}: build it first")
-    return json.loads(path.read_text())
+    told = json.loads(path.read_text())
+    return Result(**told["made"]), told
 
 
 def run(args):
     "What `docker run` would, in place of this process; changes to files are lost when it ends."
     store = Store(args.store)
-    made = made_target(store, args.target)
-    env = {"HOME": "/root"} | made["env"] | dict(pair.split("=", 1) for pair in args.env)
+    made, _ = made_target(store, args.target)
+    env = {"HOME": "/root"} | made.env | dict(pair.split("=", 1) for pair in args.env)
     if args.pass_env:
         own = ("PATH", "HOME", "PWD", "OLDPWD", "SHLVL", "_", "VIRTUAL_ENV", "PYTHONPATH", "TMPDIR", "USER", "LOGNAME")
         env |= {k: v for k, v in os.environ.items() if k not in own}
-    asked = [word for word in args.command if word != "--" or args.command.index("--")]
-    entry = shlex.split(args.entrypoint) if args.entrypoint is not None else made["entrypoint"]
-    command = entry + (asked or made["cmd"])
-    if args.health: command = made["healthcheck"]
-    user = args.user or made["user"]
+    entry = shlex.split(args.entrypoint) if args.entrypoint is not None else made.entrypoint
+    command = entry + (args.command or made.cmd)
+    if args.health: command = made.healthcheck
+    user = args.user or made.user
     as_user = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"] if user else []
-    steps = [*store.script(made["layers"]), *entering(args.bind, made["cwd"])]
-    private(steps, [*(f"{k}={v}" for k, v in env.items()), *as_user, *command], replace=True)
+    steps = [*store.script(made), *entering(args.bind, made.cwd)]
+    private(steps, [*(f"{k}={v}" for k, v in env.items()), *as_user, *command], replace=True, alone=args.alone)
 
 
 def part_of(path):
@@ -407,19 +422,19 @@ def part_of(path):
 def sizes(args):
     "Layers and the largest parts, as JSON or in words."
     store = Store(args.store)
-    made = made_target(store, args.target)
+    made, told = made_target(store, args.target)
     by_layer = {e["layer"]: e for e in store.index.values()}
     parts = Counter()
-    for number in made["layers"]:
+    for number in made.layers:
         folder = store.folder / "layers" / str(number)
         for where, _, names in os.walk(folder):
             for name in names:
                 s = os.lstat(os.path.join(where, name))
                 if not stat.S_ISCHR(s.st_mode): parts[part_of(Path(where, name).relative_to(folder))] += s.st_size
-    base = tree_bytes((store.folder / "base").resolve())
-    layers = [{k: by_layer[n][k] for k in ("line", "bytes", "seconds")} for n in made["layers"]]
+    base = tree_bytes((store.folder / "bases" / made.base).resolve())
+    layers = [{k: by_layer[n][k] for k in ("line", "bytes", "seconds")} for n in made.layers]
     found = dict(target=args.target, base=base, layers=layers, total=sum(e["bytes"] for e in layers),
-                 largest=parts.most_common(args.most), made=made["at"])
+                 largest=parts.most_common(args.most), args=told["args"], made=told["at"])
     if args.json:
         print(json.dumps(found, indent=1))
         return
@@ -447,22 +462,26 @@ def main():
                          help="file or folder of this machine, where it is shown, and whether it can be written to")
         sub.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="variable of this machine's own")
     sub = command(build, "carry out the lines of a target")
-    sub.add_argument("--base", required=True, metavar="ROOT", help="folder with a Debian or Ubuntu system")
+    sub.add_argument("--base", required=True, action="append", metavar="[IMAGE=]ROOT",
+                     help="folder with a Debian or Ubuntu system, for an image without its tag, or for all")
     sub.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="as for docker")
     surroundings(sub)
-    sub = command(run, "start what was built")
+    sub = command(run, "start what was built; after --, a command in place of its own")
     surroundings(sub)
     sub.add_argument("--pass-env", action="store_true", help="pass this process's variables on")
+    sub.add_argument("--alone", action="store_true", help="as process 1, with which all others end")
     sub.add_argument("--user", help="number to run as")
     sub.add_argument("--entrypoint", help="in place of the image's")
     sub.add_argument("--health", action="store_true", help="the health check instead of the command")
-    sub.add_argument("command", nargs=argparse.REMAINDER, help="after --, in place of the image's")
     sub = command(sizes, "what was built, in bytes")
     sub.add_argument("--json", action="store_true", help="for nbs/data/image.json")
     sub.add_argument("--most", type=int, default=10, help="how many parts")
     sub = command(plan, "what a change repeats")
     sub.add_argument("changed", metavar="FILE", help="from the tree's root")
-    args = args.parse_args()
+    given = sys.argv[1:]
+    at = given.index("--") if "--" in given else len(given)
+    args = args.parse_args(given[:at])
+    args.command = given[at + 1:]
     args.do(args)
 
 

@@ -230,20 +230,23 @@ def test_stages_come_in_the_order_in_which_they_are_needed():
 def hook(tmp_path):
     (tmp_path / "image/codec").mkdir(parents=True)
     for name in ("20 explore.ipynb", "codec/00.ipynb"): (tmp_path / "image" / name).write_text("one")
-    def start(volume=tmp_path / "workspace", expect=0):
-        env = os.environ | dict(NOTEBOOKS=str(tmp_path / "image"), VOLUME_DIR=str(volume))
-        done = subprocess.run(["bash", FILES / "pre_start.sh"], env=env, capture_output=True, text=True)
-        assert done.returncode == expect, done
+    def start(volume=tmp_path / "workspace"):
+        script = (FILES / "pre_start.sh").read_text().replace("/opt/linacodec-tier3/copy_notebooks.py",
+                                                              str(FILES / "copy_notebooks.py"))
+        env = os.environ | dict(NOTEBOOKS=str(tmp_path / "image"), VOLUME_DIR=str(volume),
+                                PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        done = subprocess.run(["bash", "-e", "-c", script], env=env, capture_output=True, text=True)
+        assert not done.returncode, done
         return done.stdout + done.stderr
     return tmp_path / "image", tmp_path / "workspace/linacodec-tier3", start
 
 
 def test_notebooks_are_copied_once_and_what_was_changed_stays(hook):
     ours, theirs, start = hook
-    assert start() == ""
+    assert start() == f"2 notebooks and their files were copied to {theirs}\n"
     assert {p.name for p in theirs.rglob("*.ipynb")} == {"20 explore.ipynb", "00.ipynb"}
     (theirs / "codec/00.ipynb").write_text("mine")
-    assert "kept as it is, since it was changed" in start()
+    assert start() == f"kept as it is, since it was changed: {theirs}/codec/00.ipynb\n"
     assert (theirs / "codec/00.ipynb").read_text() == "mine"
 
 
@@ -271,8 +274,14 @@ def test_a_volume_that_cannot_be_written_does_not_end_the_pod(hook, tmp_path):
     assert "notebooks could not be copied" in hook[2](volume=tmp_path / "no folder")
 
 
-def test_jupyterlab_opens_the_explorer(hook):
+def test_a_torn_note_does_not_end_the_pod_either_and_nothing_is_lost(hook):
     ours, theirs, start = hook
+    start()
+    (theirs / ".copied.json").write_text("{")
+    assert "notebooks could not be copied" in start() and len(list(theirs.rglob("*.ipynb"))) == 2
+
+
+def test_jupyterlab_opens_the_explorer():
     class Config:  # as JupyterLab's, as far as it goes
         def __init__(self): self.LabApp = self
     config = Config()
@@ -301,6 +310,24 @@ def test_the_health_check_tells_a_worker_that_serves_from_one_that_stands_still(
         assert code == 1 and re.fullmatch(rf"the worker's loop has stood still for \d+ s \(process {pid}\)", said)
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: check() == (0, "the worker lives"))
+
+
+# A worker built by `.ci/image.py`, and whatever else takes the worker's place
+
+
+@pytest.mark.skipif(not os.environ.get("WORKER"), reason="WORKER names no command that takes the worker's place")
+def test_it_makes_the_same_tokens_as_the_worker_of_this_tree():
+    request = dict(text="The harbour was quiet when the last boat came in.", seed=5, stream=True)
+    said = []
+    for command in (None, [sys.executable, "-u", "-m", "linacodec_tier3.handler"]):
+        with LocalEndpoint(command=command, env=dict(CODEC="nano", DEVICE="cpu"), start_timeout=120) as running:
+            *partials, last = answered(running, **request).output
+            assert last["status"] == "complete", last
+            said.append(([p["codec"]["fingerprint"] for p in partials], [p["tokens"] for p in partials]))
+    (codec, theirs), (ours_codec, ours) = said
+    assert codec == ours_codec and [len(t) for t in theirs] == [len(t) for t in ours]
+    same = [a == b for t, o in zip(theirs, ours) for a, b in zip(t, o)]
+    assert sum(same) >= 0.98 * len(same), f"{sum(same)} of {len(same)} tokens agree"  # other builds of the libraries
 
 
 # The worker's entry point, where the tests run as root
