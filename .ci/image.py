@@ -1,26 +1,31 @@
 #!/usr/bin/env python3
-"""Carry out the Dockerfile's lines on a machine without a container engine (Linux, as root), and run what they make.
+"""Carry out the Dockerfile's lines without a container engine (on Linux, as root), and run what they make.
 
-    debootstrap --variant=minbase --include=ca-certificates bookworm ROOT    # stands for every base image
-    .ci/image.py build STORE worker --base ROOT --bind /etc/ssl/certs        # layer by layer, like `docker build`
+    debootstrap --variant=minbase --include=ca-certificates,python3-venv bookworm ROOT    # for any base
+    .ci/image.py build STORE worker --base ROOT    # layer by layer, like `docker build`
     .ci/image.py build STORE pod --base ROOT --build-arg ENGINES=train
-    .ci/image.py sizes STORE worker                                          # its layers, and the ten largest parts
-    .ci/image.py run STORE worker                                            # entry point and command, as they stand
+    .ci/image.py sizes STORE worker    # its layers, and the ten largest parts
+    .ci/image.py run STORE worker    # entry point and command, as they stand
     .ci/image.py run STORE worker --user 1234 -- python -c "import torch"    # this instead of the command
-    .ci/image.py plan worker linacodec_tier3/handler.py                      # lines that a change of this file repeats
+    .ci/image.py prove STORE nbs/data/image.json    # the tests through it; kept for nbs/38_image
+    .ci/image.py plan worker linacodec_tier3/handler.py    # lines that a change of this file repeats
 
-Each line that changes files is a layer in STORE, an overlay on those before it. It is made again only if the line, a
-layer before it, or a file that it copies has changed, which is how `docker build` decides, too. What this cannot show
-is the base images themselves: ROOT stands in for them.
+Each line that changes files is a layer in STORE, an overlay on those before it. It is made again only if the
+line, a layer before it, or a file that it copies has changed, which is how `docker build` decides, too. What
+this cannot show is the base images themselves: ROOT stands in for them.
 """
-import argparse, hashlib, json, os, re, shlex, shutil, stat, subprocess, sys, time
+import argparse, hashlib, json, os, re, shlex, shutil, stat, subprocess, sys, time, urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 OPTIONS = {"HEALTHCHECK": ("interval", "timeout", "start-period", "retries"), "COPY": ("from",)}
 CONFIGURE = {"ARG", "ENV", "WORKDIR", "CMD", "ENTRYPOINT", "USER", "HEALTHCHECK", "LABEL", "EXPOSE"}
+KNOWN = CONFIGURE | {"FROM", "RUN", "COPY"}
+CHANGED = "linacodec_tier3/handler.py"  # stands for any change of code
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SMALL = 50_000_000  # bytes that COPY --from compares by content
 
 
@@ -32,13 +37,14 @@ def fail(why): sys.exit(f".ci/image.py: {why}")
 
 @dataclass
 class Line:
-    "One instruction."
+    "One instruction of a Dockerfile."
     name: str  # as in "RUN"
     rest: str  # what follows, continued lines joined
     number: int  # in the file, from 1
     options: dict = field(default_factory=dict)  # as in `--from=builder`
 
     def __str__(self): return f"{self.name} {self.rest}"
+    def shown(self): return " ".join(filter(None, [self.name, self.options.get("from"), self.rest]))
 
 
 @dataclass
@@ -64,8 +70,8 @@ def read_lines(text):
         while (m := re.match(r"--([a-z-]+)=(\S+)\s+", rest)) and name in OPTIONS:
             if m[1] not in OPTIONS[name]: fail(f"Dockerfile:{began}: {name} --{m[1]} is not understood here")
             options[m[1]], rest = m[2], rest[m.end():]
-        if name not in CONFIGURE | {"FROM", "RUN", "COPY"}: fail(f"Dockerfile:{began}: {name} is not understood here")
-        if m := re.match(r"--[a-z-]+", rest): fail(f"Dockerfile:{began}: {name} {m[0]} is not understood here")
+        if m := re.match(r"--[a-z-]+", rest): name = f"{name} {m[0]}"
+        if name not in KNOWN: fail(f"Dockerfile:{began}: {name} is not understood here")
         found.append(Line(name, rest.strip(), began, options))
         begun = ""
     return found
@@ -114,6 +120,7 @@ def ignored(path, rules):
 def sent(tree, source):
     "Files of the tree that COPY takes for a source, from the tree's root; none: a failure."
     rules = [line for line in (tree / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    if ignored(source, rules) and not any(rule.startswith(f"!{source}/") for rule in rules): return []
     start = tree / source
     there = [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.is_file())
     return [p.relative_to(tree) for p in there if not ignored(p.relative_to(tree), rules)]
@@ -133,7 +140,7 @@ def needed(stages, target):
 
 
 def affected(tree, target, changed, same=()):
-    "Lines that are carried out again for a target when a file has changed, but for what comes of stages named in `same`."
+    "Lines that a change of a file repeats for a target, if stages named in `same` make the same as before."
     _, stages = read_dockerfile((tree / "Dockerfile").read_text())
     again, dirty = [], set()
     for name in needed(stages, target):
@@ -177,6 +184,30 @@ def tree_bytes(folder):
     return count
 
 
+def wheels(site, most=12):
+    "The largest packages of an environment: version, bytes as installed, and bytes of the wheel on PyPI."
+    found = []
+    for info in site.glob("*.dist-info"):
+        rows = [row.rsplit(",", 2) for row in (info / "RECORD").read_text().splitlines()]
+        found.append((sum(int(row[2] or 0) for row in rows), *info.stem.rsplit("-", 1), info))
+    return [dict(name=name, version=version, installed=count, wheel=wheel_bytes(name, version, info))
+            for count, name, version, info in sorted(found, reverse=True)[:most]]
+
+
+def wheel_bytes(name, version, info):
+    "How large the wheel is that was installed, as PyPI's index says; 0 for one that it does not have."
+    tags = set(re.findall(r"(?m)^Tag: (\S+)", (info / "WHEEL").read_text()))
+    page = urllib.request.Request(f"https://pypi.org/simple/{re.sub(r'[-_.]+', '-', name).lower()}/",
+                                  headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+    with urllib.request.urlopen(page, timeout=30) as answer: files = json.load(answer)["files"]
+    for file in files:
+        stem, _, kind = file["filename"].rpartition(".")
+        if kind != "whl" or not stem.lower().startswith(f"{name}-{version}-".lower()): continue
+        if {"-".join(tag) for tag in product(*(part.split(".") for part in stem.split("-")[-3:]))} & tags:
+            return file["size"]
+    return 0
+
+
 class Store:
     "Layers on disk: `layers/N` holds what a line changed, `index.json` which line and what it was made of."
     def __init__(self, folder):
@@ -206,11 +237,12 @@ class Store:
         first = [] if upper is not None else ["mount -t tmpfs tmpfs mount"]
         return [f"cd {shlex.quote(str(self.folder))}", "mount --make-rprivate /", *first,
                 f"mkdir -p {room} {work} mount/m",
-                f"mount -t overlay overlay -o lowerdir={self.lower(made)},upperdir={room},workdir={work} mount/m"]
+                "mount -t overlay overlay -o "
+                f"lowerdir={self.lower(made)},upperdir={room},workdir={work} mount/m"]
 
 
 def private(steps, argv=(), replace=False, alone=False, **kw):
-    "Shell steps in a mount namespace of their own, which takes the mounts along when it ends; and all processes, if `alone`."
+    "Shell steps in a mount namespace of their own, which takes its mounts along; if `alone`, processes, too."
     own = ["--pid", "--fork", "--kill-child"] if alone else []
     command = ["unshare", "--mount", *own, "sh", "-ec", "\n".join(steps), "sh", *argv]
     if replace: os.execvp(command[0], command)
@@ -219,13 +251,15 @@ def private(steps, argv=(), replace=False, alone=False, **kw):
 
 def entering(binds, cwd):
     "Steps that let the command in \"$@\" run inside `mount/m`."
-    steps = ["M=$PWD/mount/m", "mkdir -p $M/proc $M/dev", "mount -t proc proc $M/proc", "mount -o rbind /dev $M/dev"]
+    steps = ["M=$PWD/mount/m", "mkdir -p $M/proc $M/dev", "mount -t proc proc $M/proc",
+             "mount -o rbind /dev $M/dev"]
     for path in ("/etc/resolv.conf", *binds):
         writable, path = path.endswith(":rw"), path.removesuffix(":rw")
         source, _, target = path.partition(":")
         target, source = target or source, str(Path(source).resolve())
         inside = f"$M{shlex.quote(target)}"
-        make = f"mkdir -p {inside}" if os.path.isdir(source) else f"mkdir -p $(dirname {inside}); touch {inside}"
+        make = f"mkdir -p $(dirname {inside}); touch {inside}"
+        if os.path.isdir(source): make = f"mkdir -p {inside}"
         steps += [make, f"mount --bind {shlex.quote(source)} {inside}"]
         if not writable: steps.append(f"mount -o remount,bind,ro {inside}")
     return [*steps, f"exec chroot $M /usr/bin/env -i -C {shlex.quote(cwd)} \"$@\""]
@@ -237,7 +271,7 @@ class Result:
     layers: list = field(default_factory=list)  # numbers in the store
     key: str = ""  # of the last one
     base: str = ""  # the system below, in the store
-    env: dict = field(default_factory=lambda: {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+    env: dict = field(default_factory=lambda: {"PATH": PATH})
     cwd: str = "/"
     user: str = ""
     entrypoint: list = field(default_factory=list)
@@ -255,9 +289,9 @@ class Builder:
         first, self.stages = read_dockerfile((HERE / "Dockerfile").read_text())
         self.globals = {}
         for line in first: self.declare(line, self.globals, {})
-        self.made = {}
-        declared = {l.rest.split("=")[0] for l in [*first, *(l for s in self.stages.values() for l in s.lines)]
-                    if l.name == "ARG"}
+        self.made, self.steps = {}, []
+        lines = [*first, *(line for stage in self.stages.values() for line in stage.lines)]
+        declared = {line.rest.split("=")[0] for line in lines if line.name == "ARG"}
         if unknown := set(given) - declared: fail(f"no ARG {', '.join(sorted(unknown))} in the Dockerfile")
 
     def declare(self, line, args, env):
@@ -270,7 +304,8 @@ class Builder:
             stage = self.stages[one]
             under = expand(stage.base, self.globals)
             print(f"\n== {one}, from {under}", flush=True)
-            self.made[one] = self.stage(stage, self.made[under].copy() if under in self.made else self.bare(under))
+            below = self.made[under].copy() if under in self.made else self.bare(under)
+            self.made[one] = self.stage(stage, below)
         return self.made[name]
 
     def bare(self, image):
@@ -282,16 +317,17 @@ class Builder:
     def stage(self, stage, result):
         args = {}
         for line in stage.lines:
-            known = args | result.env
+            known, above = args | result.env, len(result.layers)
             if line.name == "ARG": self.declare(line, args, result.env)
             elif line.name == "ENV": result.env |= {k: expand(v, known) for k, v in pairs(line.rest)}
             elif line.name == "WORKDIR": self.change(line, result, {})
             elif line.name in ("RUN", "COPY"): self.change(line, result, args)
             elif line.name == "USER": result.user = expand(line.rest, known)
-            elif line.name == "HEALTHCHECK": result.healthcheck = json.loads(line.rest.removeprefix("CMD").strip())
+            elif line.name == "HEALTHCHECK": result.healthcheck = json.loads(line.rest.removeprefix("CMD "))
             elif line.name in ("CMD", "ENTRYPOINT"):
                 setattr(result, line.name.lower(), json.loads(line.rest))
                 if line.name == "ENTRYPOINT": result.cmd = []
+            if len(result.layers) > above: self.steps.append((stage.name, result.layers[-1]))
         return result
 
     def change(self, line, result, args):
@@ -314,8 +350,7 @@ class Builder:
             if left.name.split(".")[0] == str(number): shutil.rmtree(left)
         began = time.monotonic()
         getattr(self, line.name)(line, result, args, number)
-        what = " ".join(filter(None, [line.name, line.options.get("from"), line.rest]))
-        return dict(layer=number, line=what, seconds=round(time.monotonic() - began, 1),
+        return dict(layer=number, line=line.shown(), seconds=round(time.monotonic() - began, 1),
                     bytes=tree_bytes(layers / str(number)))
 
     def sources(self, line):
@@ -324,7 +359,7 @@ class Builder:
         *names, _ = line.rest.split()
         if not (stage := line.options.get("from")):
             for name in names:
-                if not sent(HERE, name): fail(f"Dockerfile:{line.number}: .dockerignore keeps {name} from the builder")
+                if not sent(HERE, name): fail(f"Dockerfile:{line.number}: .dockerignore keeps {name} back")
             return [content(sent(HERE, name), HERE) for name in names]
         layers = self.store.script(self.made[stage])
         def ask(step): return private([*layers, step], names, capture_output=True, text=True)
@@ -358,9 +393,10 @@ class Builder:
                 (room / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(HERE / path, room / path)
         to = "mount/m" + os.path.join(result.cwd, target)
-        for name in names: steps.append(copying(f"mount/s{name}" if stage else str(room / name), to, len(names) > 1))
+        for name in names:
+            steps.append(copying(f"mount/s{name}" if stage else str(room / name), to, len(names) > 1))
         private(steps, check=True)
-        for left in (room, self.store.folder / "layers" / f"{number}.work"): shutil.rmtree(left, ignore_errors=True)
+        for left in (room, room.with_suffix(".work")): shutil.rmtree(left, ignore_errors=True)
 
 
 def copying(source, to, several):
@@ -372,13 +408,25 @@ def copying(source, to, several):
             f"else mkdir -p $(dirname {into}); {copy} {source} {into}; fi")
 
 
+def forget(store):
+    "Remove layers of lines that have changed since."
+    used = {n for file in store.folder.glob("*.json") if file != store.index_file
+            for _, n in json.loads(file.read_text())["steps"]}
+    for key, entry in list(store.index.items()):
+        if entry["layer"] in used: continue
+        shutil.rmtree(store.folder / "layers" / str(entry["layer"]), ignore_errors=True)
+        del store.index[key]
+    store.save()
+
+
 def build(args):
     store, given = Store(args.store), dict(pair.split("=", 1) for pair in args.build_arg)
     bases = {name: root for root, _, name in (pair.rpartition("=")[::-1] for pair in args.base)}
     builder = Builder(store, bases, given, args.bind, [pair.split("=", 1) for pair in args.env])
     result = builder.target(args.target)
-    made = dict(made=vars(result), args=given, at=time.strftime("%Y-%m-%d"))
+    made = dict(made=vars(result), steps=builder.steps, args=given, at=time.strftime("%Y-%m-%d"))
     (store.folder / f"{args.target}.json").write_text(json.dumps(made, indent=1))
+    if args.forget: forget(store)
 
 
 # Running and measuring
@@ -392,21 +440,25 @@ def made_target(store, name):
     return Result(**told["made"]), told
 
 
+# Variables that say where things are on this machine, and who works on it.
+OWN = set("PATH HOME PWD OLDPWD SHLVL _ VIRTUAL_ENV PYTHONPATH TMPDIR USER LOGNAME".split())
+
+
 def run(args):
     "What `docker run` would, in place of this process; changes to files are lost when it ends."
     store = Store(args.store)
     made, _ = made_target(store, args.target)
     env = {"HOME": "/root"} | made.env | dict(pair.split("=", 1) for pair in args.env)
     if args.pass_env:
-        own = ("PATH", "HOME", "PWD", "OLDPWD", "SHLVL", "_", "VIRTUAL_ENV", "PYTHONPATH", "TMPDIR", "USER", "LOGNAME")
-        env |= {k: v for k, v in os.environ.items() if k not in own}
+        env |= {k: v for k, v in os.environ.items() if k not in OWN}
     entry = shlex.split(args.entrypoint) if args.entrypoint is not None else made.entrypoint
     command = entry + (args.command or made.cmd)
     if args.health: command = made.healthcheck
     user = args.user or made.user
     as_user = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"] if user else []
     steps = [*store.script(made), *entering(args.bind, made.cwd)]
-    private(steps, [*(f"{k}={v}" for k, v in env.items()), *as_user, *command], replace=True, alone=args.alone)
+    variables = [f"{k}={v}" for k, v in env.items()]
+    private(steps, [*variables, *as_user, *command], replace=True, alone=args.alone)
 
 
 def part_of(path):
@@ -419,10 +471,9 @@ def part_of(path):
     return "/" + "/".join(parts[:3 if parts[:1] == ("opt",) else 2])
 
 
-def sizes(args):
-    "Layers and the largest parts, as JSON or in words."
-    store = Store(args.store)
-    made, told = made_target(store, args.target)
+def measured(store, target, most=10):
+    "Layers and the largest parts of what was built."
+    made, told = made_target(store, target)
     by_layer = {e["layer"]: e for e in store.index.values()}
     parts = Counter()
     for number in made.layers:
@@ -430,22 +481,69 @@ def sizes(args):
         for where, _, names in os.walk(folder):
             for name in names:
                 s = os.lstat(os.path.join(where, name))
-                if not stat.S_ISCHR(s.st_mode): parts[part_of(Path(where, name).relative_to(folder))] += s.st_size
+                if stat.S_ISCHR(s.st_mode): continue  # stands for a file that was removed
+                parts[part_of(Path(where, name).relative_to(folder))] += s.st_size
     base = tree_bytes((store.folder / "bases" / made.base).resolve())
     layers = [{k: by_layer[n][k] for k in ("line", "bytes", "seconds")} for n in made.layers]
-    found = dict(target=args.target, base=base, layers=layers, total=sum(e["bytes"] for e in layers),
-                 largest=parts.most_common(args.most), args=told["args"], made=told["at"])
+    about = lambda n: {k: by_layer[n][k] for k in ("line", "seconds")}
+    steps = [dict(stage=stage, **about(n)) for stage, n in told["steps"]]
+    return dict(target=target, base=base, layers=layers, total=sum(e["bytes"] for e in layers), steps=steps,
+                 largest=parts.most_common(most), args=told["args"], made=told["at"])
+
+
+def sizes(args):
+    "Layers and the largest parts, as JSON or in words."
+    found = measured(Store(args.store), args.target, args.most)
     if args.json:
         print(json.dumps(found, indent=1))
         return
-    for layer in layers: print(f"{layer['bytes'] / 1e6:9.1f} MB {layer['seconds']:7.1f} s  {layer['line'][:90]}")
-    print(f"{found['total'] / 1e6:9.1f} MB in all, on a base of {base / 1e6:.1f} MB\n")
+    for layer in found["layers"]:
+        print(f"{layer['bytes'] / 1e6:9.1f} MB {layer['seconds']:7.1f} s  {layer['line'][:90]}")
+    print(f"{found['total'] / 1e6:9.1f} MB in all, on a base of {found['base'] / 1e6:.1f} MB\n")
     for name, count in found["largest"]: print(f"{count / 1e6:9.1f} MB  {name}")
+
+
+SYSTEM = """import json, platform, torch
+name = dict(line.rstrip().split("=", 1) for line in open("/etc/os-release") if "=" in line)["PRETTY_NAME"]
+print(json.dumps(dict(system=name.strip('"'), python=platform.python_version(), torch=torch.__version__)))"""
+
+
+def passed(variable, command, *tests):
+    "Run tests with a command in the place of worker or pod; their last line, and how long they took."
+    began = time.monotonic()
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *tests]
+    env = os.environ | {variable: shlex.join(map(str, command))}
+    done = subprocess.run(pytest, cwd=HERE, env=env, capture_output=True, text=True)
+    print(done.stdout[-3000:], flush=True)
+    last, seconds = done.stdout.strip().splitlines()[-1], round(time.monotonic() - began)
+    return dict(tests=" ".join(tests), said=last, seconds=seconds)
+
+
+def prove(args):
+    "What a store holds is measured, started and tested; a file has it under the system's name."
+    store, file = Store(args.store), Path(args.file)
+    found, here = {}, [sys.executable, Path(__file__), "run", store.folder]
+    asked = subprocess.check_output([*here, "worker", "--", "python", "-c", SYSTEM], text=True)
+    found |= json.loads(asked.splitlines()[-1])
+    for target in (name for name in ("worker", "pod") if (store.folder / f"{name}.json").exists()):
+        found[target] = measured(store, target, most=40)
+        again = {(stage, line.shown()) for stage, line in affected(HERE, target, CHANGED, ("requirements",))}
+        found[target]["again"] = [s for s in found[target]["steps"] if (s["stage"], s["line"]) in again]
+    layers = [store.folder / "layers" / str(n) for n in made_target(store, "worker")[0].layers]
+    [site] = [path for layer in layers for path in layer.glob("opt/venv/lib/python3*/site-packages")]
+    found["wheels"] = wheels(site)
+    runs = {"worker": ("WORKER", [*here, "worker", "--pass-env"], "tests/test_laws.py",
+                       "tests/test_image.py::test_it_makes_the_same_tokens_as_the_worker_of_this_tree"),
+            "pod": ("POD", [*here, "pod", "--pass-env", "--alone", *args.pod], "tests/test_pod.py")}
+    for target in runs.keys() & found.keys(): found[target]["proof"] = passed(*runs[target])
+    told = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(told | {found["system"]: found}, indent=1) + "\n")
 
 
 def plan(args):
     "Lines that a change repeats."
-    for stage, line in affected(HERE, args.target, args.changed, ("requirements",)): print(f"{stage:15} {line}"[:110])
+    for stage, line in affected(HERE, args.target, args.changed, ("requirements",)):
+        print(f"{stage:15} {line}"[:110])
 
 
 def main():
@@ -459,12 +557,13 @@ def main():
         return sub
     def surroundings(sub):
         sub.add_argument("--bind", action="append", default=[], metavar="PATH[:PATH][:rw]",
-                         help="file or folder of this machine, where it is shown, and whether it can be written to")
-        sub.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="variable of this machine's own")
+                         help="file or folder of this machine, where it is shown, whether it can be written")
+        sub.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="one more variable")
     sub = command(build, "carry out the lines of a target")
     sub.add_argument("--base", required=True, action="append", metavar="[IMAGE=]ROOT",
                      help="folder with a Debian or Ubuntu system, for an image without its tag, or for all")
     sub.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="as for docker")
+    sub.add_argument("--forget", action="store_true", help="then remove layers that no target has")
     surroundings(sub)
     sub = command(run, "start what was built; after --, a command in place of its own")
     surroundings(sub)
@@ -476,6 +575,11 @@ def main():
     sub = command(sizes, "what was built, in bytes")
     sub.add_argument("--json", action="store_true", help="for nbs/data/image.json")
     sub.add_argument("--most", type=int, default=10, help="how many parts")
+    sub = commands.add_parser("prove", help="test what was built", description=prove.__doc__)
+    sub.set_defaults(do=prove)
+    sub.add_argument("store", metavar="STORE")
+    sub.add_argument("file", metavar="FILE", help="such as nbs/data/image.json")
+    sub.add_argument("--pod", type=shlex.split, default=[], help="more options for `run`: an entry point")
     sub = command(plan, "what a change repeats")
     sub.add_argument("changed", metavar="FILE", help="from the tree's root")
     given = sys.argv[1:]

@@ -193,7 +193,8 @@ def local_endpoint(
     try: from linacodec_tier3.local.endpoint import LocalEndpoint
     except ModuleNotFoundError as e:
         if not (e.name or "").startswith("linacodec_tier3.local"): raise
-        raise RuntimeError("this installation has no local endpoint; `run --url` speaks through one that is up") from None
+        raise RuntimeError("this installation has no local endpoint; `run --url` speaks through one "
+                           "that is up") from None
     return LocalEndpoint(**settings)
 
 @contextmanager

@@ -26,7 +26,7 @@ class Heartbeat:
         if self.file and not self._next: self._beat(asyncio.get_running_loop())
 
     def stop(self) -> None: # from within the loop
-        "Beat no more."
+        "Beat no more, until it is started again."
         if self._next: self._next.cancel()
         self._next = None
 

@@ -34,9 +34,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if os.environ.get("WORKER"):  # a command that takes the worker's place, such as one that runs it in an image
+    if os.environ.get("WORKER"):  # a command that takes the worker's place: `.ci/image.py run`
         from linacodec_tier3.local import endpoint
-        endpoint.DEFAULT_COMMAND = shlex.split(os.environ["WORKER"])
+        setattr(endpoint, "DEFAULT_COMMAND", shlex.split(os.environ["WORKER"]))
     for flag in FLAGS: config.addinivalue_line("markers", f"{flag}: runs with --{flag} only")
 
 

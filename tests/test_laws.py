@@ -114,7 +114,7 @@ def test_health_says_why_there_is_no_codec(codecless):
     codec = about["health"]["codec"]
     assert not about["health"]["linacodec"] and codec["state"] == "unavailable"
     assert codecless.env["LINACODEC_WEIGHTS"] in codec["reason"]
-    if not os.environ.get("WORKER"): assert "config.yaml" in codec["reason"]  # else it may not see that folder
+    if not os.environ.get("WORKER"): assert "config.yaml" in codec["reason"]  # which may not see the folder
     assert about["health"]["output_formats"] == ["pcm_24", "ogg_opus", "mp3", "wav", "flac"]
 
 

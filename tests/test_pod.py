@@ -1,6 +1,6 @@
-"""The pod's image as somebody meets it: the console's link to JupyterLab, opened in a browser, and a notebook run there.
+"""The pod's image as somebody meets it: the console's link opened in a browser, and a notebook run there.
 
-POD names a command that starts it as RunPod does; CONTRIBUTING.md has the one that takes what `.ci/image.py` built.
+POD names a command that starts it as RunPod does; `.ci/image.py prove` has one for what was built here.
 """
 import os, shlex, shutil, signal, subprocess, time
 
@@ -23,7 +23,8 @@ def lab(tmp_path_factory): # the address that RunPod's console links to
     log = tmp_path_factory.mktemp("pod") / "log"
     with open(log, "wb") as out:
         env = {k: v for k, v in os.environ.items() if k != "CODEC"} | {"JUPYTER_PASSWORD": TOKEN}
-        pod = subprocess.Popen(shlex.split(os.environ["POD"]), env=env, stdout=out, stderr=out, start_new_session=True)
+        command = shlex.split(os.environ["POD"])
+        pod = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
     def answers():
         try: return requests.get(f"{LAB}/api/status", params=dict(token=TOKEN), timeout=5).ok
         except requests.RequestException: return False
@@ -53,7 +54,8 @@ def asked(path):
 
 def is_idle(name):
     "Whether a notebook's kernel is there and has nothing to do."
-    return any(s["path"].endswith(name) and s["kernel"]["execution_state"] == "idle" for s in asked("sessions"))
+    idle = lambda session: session["kernel"]["execution_state"] == "idle"
+    return any(idle(session) for session in asked("sessions") if session["path"].endswith(name))
 
 
 def saved(page, name):
@@ -78,7 +80,8 @@ def run_all(page, name):
         cells = saved(page, name)
         if all(c["execution_count"] for c in cells if "".join(c["source"]).strip()):
             return [out for c in cells for out in c["outputs"]]
-        if any(out["output_type"] == "error" for c in cells for out in c["outputs"]): pytest.fail(f"{name} stopped: {cells}")
+        failed = [out for c in cells for out in c["outputs"] if out["output_type"] == "error"]
+        assert not failed, failed
 
 
 def test_the_consoles_link_opens_the_explorer_and_run_all_shows_it(lab, browser):

@@ -1,7 +1,7 @@
 """Fetch, check and convert a codec's weights for the image: `python bake.py FOLDER REPOSITORY REVISION`.
 
-Without a repository the folder stays empty. It needs two parts of the package, settings and weights: as long as these
-stay as they are, nothing is fetched again.
+Without a repository the folder stays empty. It needs two parts of the package, settings and weights: as long as
+these stay as they are, nothing is fetched again.
 """
 import os, sys
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Copy the image's notebooks once to a pod's volume: `python copy_notebooks.py FROM TO`.
 
-A notebook that was changed stays as it is, and one that was deleted stays away. One that is still as it was copied is
-replaced by the one of a newer image. What was copied is written down in TO/.copied.json, as name and SHA-256.
+A notebook that was changed stays as it is, and one that was deleted stays away. One that is still as it was copied
+is replaced by the one of a newer image. What was copied is written down in TO/.copied.json, as name and SHA-256.
 """
 import hashlib, json, os, shutil, sys
 from pathlib import Path
@@ -42,7 +42,8 @@ def copy(ours, theirs):
 def main():
     ours, theirs = map(Path, sys.argv[1:])
     try: copied, kept = copy(ours, theirs)
-    except (OSError, ValueError) as e: sys.exit(f"notebooks could not be copied to {theirs} ({e}); they are in {ours}")
+    except (OSError, ValueError) as e:
+        sys.exit(f"notebooks could not be copied to {theirs} ({e}); they are in {ours}")
     if copied: print(f"{len(copied)} notebooks and their files were copied to {theirs}")
     for name in kept: print(f"kept as it is, since it was changed: {theirs / name}")
 

@@ -1,9 +1,9 @@
-"""Write down what the images install, from settings.ini and requirements.lock, each list a file in this folder.
+"""Write down what the images install, from settings.ini and requirements.lock: a file for each list.
 
     python3 requirements.py --extras "train" --torch 2.11.0
 
-torch.txt: torch alone, a layer of its own; requirements.txt: the package's requirements with those of the extras;
-notebook.txt: what a pod needs besides; constraints.txt: the versions.
+torch.txt: torch alone, a layer of its own; requirements.txt: the package's requirements with those of the
+extras; notebook.txt: what a pod needs besides; constraints.txt: the versions.
 """
 import argparse, re, sys
 from configparser import ConfigParser
@@ -22,7 +22,8 @@ def required(cfg, extras):
     known = {key.removesuffix("_requirements"): value.split() for key, value in cfg.items()
              if key.endswith("_requirements")}
     if unknown := [name for name in extras if name not in known]:
-        sys.exit(f"ENGINES={' '.join(extras)!r}: settings.ini has no extra {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        has = ", ".join(sorted(known))
+        sys.exit(f"ENGINES={' '.join(extras)!r}: settings.ini has no extra {unknown[0]!r}; it has {has}")
     return cfg["requirements"].split() + [line for name in extras for line in known[name]]
 
 
@@ -44,7 +45,8 @@ def main():
     named = {line: re.match(r"[\w.-]+", line)[0] for line in lines}
     lists = {"torch": [line for line in lines if named[line] == "torch"], "requirements": lines,
              "notebook": cfg["notebook_requirements"].split()}
-    for name, content in lists.items(): Path(f"{name}.txt").write_text("\n".join(dict.fromkeys(content)) + "\n")
+    for name, content in lists.items():
+        Path(f"{name}.txt").write_text("\n".join(dict.fromkeys(content)) + "\n")
     lock = Path("requirements.lock").read_text(encoding="utf-8")
     Path("constraints.txt").write_text(pinned(lock, args.torch), encoding="utf-8")
 

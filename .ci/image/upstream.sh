@@ -8,4 +8,5 @@ if ! echo "$1" | grep -qxE '[0-9a-f]{40}'; then
 fi
 python -m pip install -c constraints.txt "linacodec @ $2/$1.zip"
 # It belongs to another torch, keeps torchaudio from being imported, and nothing here calls it.
-rm -f "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchaudio/lib/_torchaudio.abi3.so"
+site="$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+rm -f "$site/torchaudio/lib/_torchaudio.abi3.so"
