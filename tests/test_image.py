@@ -1,12 +1,17 @@
 "The two images, as far as that shows without root and without a network; `.ci/image.py` shows the rest."
-import ast, importlib.util, json, os, re, shutil, signal, subprocess, sys
+import ast, hashlib, importlib.util, json, os, re, shutil, signal, subprocess, sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.config import read_config
 from linacodec_tier3.heartbeat import STALE_S
 from linacodec_tier3.local.endpoint import LocalEndpoint
+from linacodec_tier3.weights import store
+from linacodec_tier3.weights.files import HUB_FILES, WAVLM, Expected
+from small_hub import SmallHub, commit_of
 from support import answered, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,6 +187,42 @@ def test_weights_are_baked_in_by_two_parts_of_the_package():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level:
                 assert (node.module or "") in ("config", "files", "store"), (path, node.module)
+
+
+BAKED = """
+import runpy, sys
+from linacodec_tier3.weights import files, store
+url, size, sha256, *sys.argv = sys.argv[1:]
+store.WAVLM_URL, store.WAVLM_EXPECTED = url, files.Expected(int(size), sha256)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_weights_are_fetched_when_the_image_is_built_and_used_without_a_network(tmp_path):
+    files, package = sent_by_hub(tmp_path / "seeded"), tmp_path / "app/linacodec_tier3"
+    shutil.copytree(ROOT / "linacodec_tier3/weights", package / "weights")  # what the stage copies, no more
+    shutil.copy(ROOT / "linacodec_tier3/config.py", package)
+    with SmallHub({n: files[n] for n in HUB_FILES}, {WAVLM: files[WAVLM]}) as hub:
+        wavlm = [f"{hub.url}/{WAVLM}", str(len(files[WAVLM])), hashlib.sha256(files[WAVLM]).hexdigest()]
+        env = os.environ | dict(HF_ENDPOINT=hub.url, PYTHONPATH=str(tmp_path / "app"))
+        def bake(repository):
+            asked = [FILES / "bake.py", tmp_path / "weights", repository, "main"]
+            command = [sys.executable, "-c", BAKED, *wavlm, *asked]
+            return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+        none, wrong, done = bake(""), bake("some/other"), bake(hub.repo)
+    assert none.returncode == 0 and not none.stdout
+    assert wrong.returncode == 1 and wrong.stderr.startswith("BAKE='some/other': some/other at main: ")
+    answer = f"{hub.repo} at {commit_of(hub.files)}: 6 files in {tmp_path}/weights\n"
+    assert done.stdout == answer, done.stderr
+    homes = dict(CODEC_HOME=str(tmp_path / "weights/linacodec"), TORCH_HOME=str(tmp_path / "weights/torch"))
+    with patch.object(store, "WAVLM_EXPECTED", Expected(int(wavlm[1]), wavlm[2])):
+        found = store.locate(hub.repo, read_config(homes), "main", fetch=False)
+    assert {name: found.path(name).read_bytes() for name in files} == files
+
+
+def sent_by_hub(folder): # name -> bytes, of a whole codec, small
+    write_seeded(folder, "tiny", seed=0)
+    return {name: (folder / name).read_bytes() for name in (*HUB_FILES, WAVLM)}
 
 
 @pytest.mark.parametrize("target", ["worker", "pod"])
