@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BITS', 'TEXT', 'CURL', 'PatientClient', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'sizes',
-           'stream_report', 'as_table', 'keep_stream', 'follow_request', 'somewhere', 'decoder', 'until_told', 'unsaid',
-           'run_command', 'curl_lines', 'serve_command', 'bars', 'prefetch_command', 'doctor_command', 'parser', 'main']
+           'stream_report', 'as_table', 'keep_stream', 'follow_request', 'local_endpoint', 'somewhere', 'decoder',
+           'until_told', 'unsaid', 'run_command', 'curl_lines', 'serve_command', 'bars', 'prefetch_command',
+           'doctor_command', 'parser', 'main']
 
 # %% ../nbs/13_cli.ipynb #2059015e
 import argparse, json, logging, math, os, signal, sys, threading, time
@@ -30,7 +31,6 @@ from .contract import (
 from .deploy.command import deploy_command, deploy_options
 from .doctor import examine, todos, verdict
 from .handler import health, voices
-from .local.endpoint import LocalEndpoint
 from .tts import shown
 from .weights.store import prefetch
 
@@ -187,6 +187,17 @@ def follow_request(
         return notes, *batch_audio(result, codec)
 
 # %% ../nbs/13_cli.ipynb #ed11356b
+def local_endpoint(
+    **settings, # of the endpoint
+) -> Any: # a `LocalEndpoint`, not started; raises `RuntimeError` where it is not installed
+    "RunPod's API on this machine, which the worker's image leaves out."
+    try: from linacodec_tier3.local.endpoint import LocalEndpoint
+    except ModuleNotFoundError as e:
+        if not (e.name or "").startswith("linacodec_tier3.local"): raise
+        raise RuntimeError("this installation has no local endpoint; `run --url` speaks through one "
+                           "that is up") from None
+    return LocalEndpoint(**settings)
+
 @contextmanager
 def somewhere(
     url:str|None, # of an endpoint that is up, or None for a local one of our own
@@ -195,7 +206,7 @@ def somewhere(
     "An endpoint to speak to: the one named, or a local one for as long as it is needed."
     if url: yield official_endpoint(url, api_key); return
     print("starting the local endpoint and its worker …", file=sys.stderr)
-    with LocalEndpoint() as local: yield official_endpoint(local.endpoint_url, None)
+    with local_endpoint() as local: yield official_endpoint(local.endpoint_url, None)
 
 def decoder(
     format:str|None, # asked for, or None
@@ -282,7 +293,7 @@ def serve_command(
 ) -> None: # until interrupted
     "What `linacodec-tier3 serve` does."
     key = clean_key(args.api_key)
-    local = LocalEndpoint(port=args.port, workers=args.workers, api_key=key).start()
+    local = local_endpoint(port=args.port, workers=args.workers, api_key=key).start()
     lines = curl_lines(local.endpoint_url, key)
     said = f"serving at {local.endpoint_url}, Ctrl-C ends it\n\n{lines}"
     local.serve_forever(ready=lambda: print(said, flush=True))

@@ -136,6 +136,8 @@ class Config:
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
     shutdown_grace_s:float = setting(8., number(0, 3600, float),
         "seconds that a running job has to finish after SIGTERM")
+    heartbeat:str = setting("", str,
+        "file in which the worker notes every two seconds that it lives, for a health check; none when unset")
     log_level:str = setting("info", one_of("debug", "info", "warn", "error", warning="warn"),
         "least level of log lines written")
     codec:str = setting("auto", one_of("auto", "published", "nano", "none"),

@@ -33,6 +33,7 @@ from . import __version__
 from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config,
                                     printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
+from .heartbeat import Heartbeat
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
                                         delivery, generate_batch_audio, generate_stream, to_say)
 from .codec.choice import codec_state, linacodec_available, load_linacodec, require_linacodec
@@ -362,8 +363,10 @@ def worker_config(
     cfg:Config, # settings
 ) -> WorkerConfig: # for `runpod.serverless.start`
     "What the SDK is started with."
+    heart = Heartbeat(cfg.heartbeat, lambda: _replacement.why)
     def scale(current): # asked before every job, in the loop that runs them
         on_shutdown(cfg, ends=True)
+        heart.start()
         return cfg.concurrency
     return WorkerConfig(handler=handler, concurrency_modifier=scale)
 

@@ -1,5 +1,5 @@
 "Flags, the order and company in which tests run, and the closing line."
-import fcntl, os
+import fcntl, os, shlex
 from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +34,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if os.environ.get("WORKER"):  # a command that takes the worker's place: `.ci/image.py run`
+        from linacodec_tier3.local import endpoint
+        setattr(endpoint, "DEFAULT_COMMAND", shlex.split(os.environ["WORKER"]))
     for flag in FLAGS: config.addinivalue_line("markers", f"{flag}: runs with --{flag} only")
 
 
