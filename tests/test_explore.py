@@ -7,18 +7,12 @@ import pytest
 from PIL import Image
 
 from support import wait_until
+from support_browser import IN_BROWSER, browser
 
-try: from playwright import sync_api
-except ImportError: sync_api = None
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [pytest.mark.slow,
-              pytest.mark.skipif(not sync_api, reason="needs the `browser` extra"),
-              pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")]
+pytestmark = IN_BROWSER
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 PATIENCE_MS = 120_000  # for what takes seconds on a quiet machine
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--disable-component-update",
-         "--disable-background-networking")
 SETTINGS = { # of JupyterLab: asks nobody for news, and saves what widgets hold
     "@jupyterlab/apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
     "@jupyter-widgets/jupyterlab-manager/plugin": dict(saveState=True)}
@@ -71,14 +65,6 @@ def lab(tmp_path_factory): # a running JupyterLab with a copy of the notebook: p
     finally:
         process.terminate()
         process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as p:
-        found = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
