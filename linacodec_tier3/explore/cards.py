@@ -8,7 +8,7 @@ __all__ = ['BINS', 'PICTURE', 'LEVELS', 'NAMES', 'LONG', 'TOLD', 'STYLE', 'wavef
            'whole_html', 'record_html']
 
 # %% ../../nbs/explore/02_cards.ipynb #1f19fd07
-import base64, io
+import base64, io, re
 from collections.abc import Iterable
 from html import escape
 import numpy as np
@@ -177,15 +177,15 @@ def text_html(
 TOLD = 20  # stretches that are told in full
 
 def _excerpt(text, start, end, around=24): # HTML
-    said = lambda piece: " ".join(piece.split())
-    missed = said(text[start:end])
+    said = lambda piece: re.sub(r"\s+", " ", piece)
+    missed = said(text[start:end]).strip()
     if not missed.isprintable() or not missed:
         missed = " ".join(f"U+{ord(c):04X}" for c in text[start:end][:8])
     if len(missed) > 60: missed = f"{missed[:30]} … {missed[-24:]}"
     first, last = max(0, start - around), min(len(text), end + around)
     before, after = "… " * (first > 0) + said(text[first:start]), said(text[end:last])
     after += " …" * (last < len(text))
-    return f"{escape(before)} <s>{escape(missed)}</s> {escape(after)}".strip()
+    return f"{escape(before)}<s>{escape(missed)}</s>{escape(after)}"
 
 def skipped_html(
     record:Record, # that has come to its end
