@@ -42,6 +42,9 @@ run: $(READY) ## speak through the local endpoint into OUT=out; also TEXT= VOICE
 serve: $(READY) ## keep the local endpoint up at PORT=8000
 	@$(BIN)/linacodec-tier3 serve --port "$(PORT)"
 
+# On a laptop the codec is the one in the package, and nothing else is fetched; CODEC=auto: the published weights.
+run serve explore: export CODEC ?= nano
+
 explore: $(READY) ## open the explorer in JupyterLab; there: Run > Run All Cells
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/20_explore.ipynb
 
