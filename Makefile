@@ -114,7 +114,7 @@ outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/01_config.
 lint: $(READY) ## the Dockerfile, the workflows, the shell scripts
 	@$(BIN)/hadolint Dockerfile
 	@PATH="$(CURDIR)/$(BIN):$$PATH" actionlint
-	@$(BIN)/zizmor --offline --quiet --no-progress --persona=pedantic .github
+	@$(BIN)/zizmor --offline --strict-collection --quiet --no-progress --persona=pedantic .github
 	@$(BIN)/shellcheck $$(git grep -lIE '^#!.*\b(ba)?sh$$' -- ':!nbs' ':!tests')
 
 dist: $(READY) ## what PyPI gets, into dist/: source distribution, and the wheel built from it
