@@ -115,7 +115,8 @@ lint: $(READY) ## the Dockerfile, the workflows, the shell scripts
 	@$(BIN)/hadolint Dockerfile
 	@PATH="$(CURDIR)/$(BIN):$$PATH" actionlint
 	@$(BIN)/zizmor --offline --strict-collection --quiet --no-progress --persona=pedantic .github
-	@$(BIN)/shellcheck $$(git grep -lIE '^#!.*\b(ba)?sh$$' -- ':!nbs' ':!tests')
+	@git grep -lIE '^#!.*\b(ba)?sh$$' -- ':!nbs' ':!tests' | xargs $(BIN)/shellcheck
+	@git grep -LIE '^#!.*\b(ba)?sh$$' -- '*.sh' | xargs -r $(BIN)/shellcheck --shell=sh
 
 dist: $(READY) ## what PyPI gets, into dist/: source distribution, and the wheel built from it
 	@rm -rf dist && $(BIN)/python -m build --no-isolation >/dev/null
