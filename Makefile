@@ -142,11 +142,11 @@ $(TRAIN): $(READY)
 	@$(PIP) --no-build-isolation -e ".[train]"
 	@touch $@
 
-# torch comes first and alone: its version is the one there is a build of everywhere.
+# torch: the version that there is a build of everywhere. soupsieve: newer ones refuse Debian 12, whose Python is 3.11.2.
 lock: ## resolve settings.ini anew into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install -q --upgrade pip setuptools wheel
-	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 -e ".[dev,slow,train,browser]"
+	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 "soupsieve<3" -e ".[dev,slow,train,browser]"
 	build/lock/bin/pip check
 	{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all --exclude-editable \
 		| grep -Ev '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/requirements.lock

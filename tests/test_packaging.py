@@ -2,10 +2,13 @@
 import hashlib, importlib.util, re, shutil, subprocess, sys, tarfile
 from configparser import ConfigParser
 from email import message_from_string
+from importlib.metadata import distributions
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest, yaml
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from twine.commands.check import check
 
 import linacodec_tier3
@@ -92,6 +95,16 @@ def test_versions_of_python_are_those_that_ci_runs(metadata):
     assert jobs["check"]["strategy"]["matrix"]["python"] == pythons and pythons[0] == SETTINGS["min_python"]
     classified = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") if "Python :: 3." in c]
     assert classified == pythons
+
+
+def test_locked_versions_are_for_every_python_that_is_supported():
+    lock = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.M)
+    locked = set(map(canonicalize_name, lock))
+    wanted = {d.name: SpecifierSet(d.metadata["Requires-Python"] or "") for d in distributions()
+              if canonicalize_name(d.name) in locked}
+    assert len(wanted) > 200
+    for version in ("3.11.2", *SETTINGS["pythons"].split()[1:]): # Debian 12 has the first of these
+        assert not [name for name, pythons in wanted.items() if version not in pythons], version
 
 
 def test_image_action_takes_what_it_uses(): # actionlint reads workflows only
