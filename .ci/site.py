@@ -20,6 +20,7 @@ SITE = re.compile(r"https://linacodec-tier3\.github\.io/linacodec_tier3/?")
 # Reading order. A pattern is that of `Path.match`, from nbs/; a notebook belongs where it matches first.
 GROUPS = (
     ("Start", ("index.ipynb", "00_*.ipynb", "20_*.ipynb")),
+    ("Deployment", ("37_*.ipynb", "38_*.ipynb")),
     ("Guides", ("3?_*.ipynb", "2?_*.ipynb")),
     ("The worker, settings to engines", (
         "01_*.ipynb", "02_*.ipynb", "text/*.ipynb", "04_*.ipynb", "05_*.ipynb", "engines/*.ipynb",
@@ -27,6 +28,7 @@ GROUPS = (
     ("The worker, request to answer", (
         "contract/*.ipynb", "07_*.ipynb", "08_*.ipynb", "09_*.ipynb", "10_*.ipynb")),
     ("Beside the worker", ("local/*.ipynb", "1?_*.ipynb", "explore/*.ipynb")),
+    ("Endpoints on RunPod", ("deploy/*.ipynb",)),
     ("The codec", ("codec/*.ipynb",)),
     ("Training", ("train/*.ipynb",)),
     ("Judging", ("evaluate/*.ipynb",)),
