@@ -122,10 +122,10 @@ class Config:
     log_level:str = setting("info", one_of("debug", "info", "warn", "error", warning="warn"),
         "least level of log lines written")
     codec:str = setting("auto", one_of("auto", "published", "nano", "none"),
-        "whose weights the codec has: `published` ones only, the small `nano` ones of this package only, "
-        "`none` at all; `auto` takes the published ones where they are or can be fetched, else nano; "
-        "where another LINACODEC_WEIGHTS, LINACODEC_REVISION or LINACODEC_BACKEND is set, it takes these "
-        "and nothing else")
+        "whose weights the codec has: `published` ones only, without which a worker on RunPod ends at its "
+        "start; the small `nano` ones of this package only; `none` at all; `auto` takes the published ones "
+        "where they are or can be fetched, else nano; where another LINACODEC_WEIGHTS, "
+        "LINACODEC_REVISION or LINACODEC_BACKEND is set, it takes these and nothing else")
     linacodec_weights:str = setting("YatharthS/LinaCodec", str,
         "the codec's weights: a hub repository, or a folder in its layout")
     linacodec_revision:str = setting("main", str,

@@ -23,7 +23,7 @@ if __name__ == "__main__": signal.signal(signal.SIGTERM, _end_now)
 
 # %% ../nbs/09_handler.ipynb #4249e1f5
 import asyncio, contextvars, faulthandler, logging, os, signal, sys, threading, time, zlib
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from typing import Any, AsyncIterator, Callable, Iterator
@@ -41,7 +41,7 @@ from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .speech.attempts import naming
 from .start.fitness import register_checks
-from .start.ready import get_ready
+from .start.ready import SENTENCE, get_ready, warm_up_worker
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
                                  load_tts_model, recordings, declared, resolve_language, resolve_voice, shown)
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
@@ -365,10 +365,14 @@ def log_to_runpod(
 # %% ../nbs/09_handler.ipynb #9ee16ede
 def worker_config(
     cfg:Config, # settings
+    first:Callable=lambda: None, # called before the first job is taken, in the process as it will work
 ) -> WorkerConfig: # for `runpod.serverless.start`
     "What the SDK is started with."
     def scale(current): # asked before every job, in the loop that runs them
         on_shutdown(cfg, ends=True)
+        if "first_take" in cold_start.at: return cfg.concurrency
+        try: first()
+        except Exception as e: replace_now(f"the GPU is lost: {e}")
         if cold_start.mark("first_take"): log_event("cold_start", **phase_report(cold_start))
         return cfg.concurrency
     return WorkerConfig(handler=handler, concurrency_modifier=scale)
@@ -381,10 +385,13 @@ def main() -> None:
         with cold_start.phase("settings"): cfg = get_config()
         log_to_runpod(cfg)
         with cold_start.phase("checks"): fit = register_checks(cfg)
-        if fit: get_ready(cfg)  # else the SDK says what is wrong, and ends the process
+        models = fit and get_ready(cfg)  # unfit, it is ended by the SDK, which says why
+        with cold_start.phase("request"), suppress(RequestError):  # its type is made, too
+            check_request(dict(text=SENTENCE, output_format="pcm_24"), cfg)
     except (CodecUnavailable, ConfigError, EngineError, ValueError) as e:
         sys.exit(f"linacodec-tier3 cannot start: {e}")
-    try: runpod.serverless.start(worker_config(cfg))
+    again = partial(warm_up_worker, *models, cfg) if models else lambda: None
+    try: runpod.serverless.start(worker_config(cfg, again))
     except asyncio.CancelledError: pass  # by `StopAfterGrace`: no job is left
 
 # %% ../nbs/09_handler.ipynb #0c93bd3b

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SENTENCE', 'speak_once', 'warm_up_worker', 'load_models', 'get_ready']
 
-# %% ../../nbs/start/01_ready.ipynb #4209609e
+# %% ../../nbs/start/01_ready.ipynb #8c794062
 import logging
+from importlib import import_module
 from ..audio import to_pcm
 from ..background import Ahead, JobState, kept_threads
 from ..codec.choice import codec_choice, linacodec_available, load_linacodec
@@ -17,7 +18,7 @@ from ..generators import coded, delivery, packer, speak_chunks, to_say
 from ..phases import cold_start
 from ..tts import Engine, give_up_engine, load_tts_model, resolve_voice, said
 
-# %% ../../nbs/start/01_ready.ipynb #de7781e1
+# %% ../../nbs/start/01_ready.ipynb #3051d45d
 SENTENCE = "On Nov. 3 it costs $5."
 
 def speak_once(
@@ -39,7 +40,7 @@ def speak_once(
             to_pcm(c.audio, "pcm_16")
     finally: ahead.close()
 
-# %% ../../nbs/start/01_ready.ipynb #9d4a5e51
+# %% ../../nbs/start/01_ready.ipynb #4e59f3bc
 _log = logging.getLogger(__name__)
 
 def warm_up_worker(
@@ -62,18 +63,19 @@ def warm_up_worker(
     elif failed:
         if device_fault(failed[0]) == "dead": raise failed[0]
         _log.warning("warm-up: the first sentence failed, and jobs are taken all the same: %s",
-                     " ".join(said(failed.pop()).split()))
+                     " ".join(said(failed[0]).split()))
+        failed[0] = None  # its frames hold what has to be freed
         free_memory()
     return spoken and not failed
 
-# %% ../../nbs/start/01_ready.ipynb #838e31d9
+# %% ../../nbs/start/01_ready.ipynb #26b6da64
 def load_models(
     cfg:Config, # which ones
 ) -> tuple[Engine,Codec|None]: # raises `EngineError`, `ConfigError`; `CodecUnavailable` if the GPU is lost
     "The default engine and the codec, if its weights are here."
     wanted = codec_choice(cfg, look=False).whose != "none"
     if wanted or cfg.device != "auto":
-        with cold_start.phase("torch"): resolve_device(cfg.device)
+        with cold_start.phase("torch"): import_module("torch"); resolve_device(cfg.device)
     with cold_start.phase("engine"): engine = load_tts_model(cfg.default_service)
     with cold_start.phase("text"): next(to_say(SENTENCE, engine), None)
     try:
@@ -86,7 +88,7 @@ def _at_hand(): return linacodec_available(fetch=False)
 
 def get_ready(
     cfg:Config, # which models, and whether to speak
-) -> None: # raises what `load_models` and `warm_up_worker` raise
-    "All that is done before the first job is taken."
-    engine, codec = load_models(cfg)
-    with cold_start.phase("warm_up"): warm_up_worker(engine, codec, cfg)
+) -> tuple|None: # engine and codec, if they have spoken; raises what `load_models` and `warm_up_worker` raise
+    "All that is done before the SDK is started."
+    models = load_models(cfg)
+    with cold_start.phase("warm_up"): return models if warm_up_worker(*models, cfg) else None
