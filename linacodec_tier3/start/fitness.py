@@ -6,7 +6,7 @@
 __all__ = ['CHECKS', 'LIMITS_S', 'NO_ANSWER', 'weights_finding', 'codec_findings', 'gpu_findings', 'volume_findings', 'within',
            'check', 'Unfit', 'CheckResult', 'register_checks']
 
-# %% ../../nbs/start/00_fitness.ipynb #e510f2d2
+# %% ../../nbs/start/00_fitness.ipynb #9c61facd
 import logging, os, threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from ..sdk import runpod
 from ..tts import said
 from ..weights.files import REMEDY, some
 
-# %% ../../nbs/start/00_fitness.ipynb #321cb911
+# %% ../../nbs/start/00_fitness.ipynb #baf5bae9
 def weights_finding(
     cfg:Config, # which codec
 ) -> Finding: # not `ok` if files are neither here nor to be had; needed with CODEC=published
@@ -48,7 +48,7 @@ def _offered(plan): # at the hub, under this name
     url = hf_hub_url(plan.source, "config.yaml", revision=plan.revision, endpoint=constants.ENDPOINT)
     return answers(url)
 
-# %% ../../nbs/start/00_fitness.ipynb #d391d44b
+# %% ../../nbs/start/00_fitness.ipynb #c97430bc
 def gpu_findings(
     cfg:Config, # names the device
 ) -> list[Finding]: # none where no GPU is in question
@@ -69,7 +69,7 @@ def volume_findings(
 CHECKS = {"gpu": gpu_findings, "volume": volume_findings, "weights": codec_findings,
           "disk": lambda cfg: [disk_finding()]}  # name, as RunPod shows it -> what is looked at
 
-# %% ../../nbs/start/00_fitness.ipynb #e29ee866
+# %% ../../nbs/start/00_fitness.ipynb #86ce9257
 LIMITS_S = {"gpu": 60., "volume": 30., "weights": 30., "disk": 30.}
 NO_ANSWER = {"gpu": "have the worker replaced, or choose another GPU",
           "volume": "see whether the network volume is attached and its data centre is well",
@@ -99,7 +99,7 @@ def check(
     try: return within(LIMITS_S[name], lambda: CHECKS[name](cfg))
     except Exception as e: return [Finding(name, False, said(e), NO_ANSWER[name])]
 
-# %% ../../nbs/start/00_fitness.ipynb #aab27abe
+# %% ../../nbs/start/00_fitness.ipynb #877c5a32
 _log = logging.getLogger(__name__)
 
 class Unfit(RuntimeError):
