@@ -34,7 +34,7 @@ from runpod.serverless.utils import rp_upload
 from . import __version__
 from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config,
                                     printable_output, resolve_device)
-from .background import Ahead, Crashed, JobState, JobStopped, contained, log_event, on_loop
+from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
 from .heartbeat import Heartbeat
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
                                         delivery, generate_batch_audio, generate_stream)
@@ -42,7 +42,7 @@ from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .speech.attempts import naming
 from .start.fitness import register_checks
-from .start.ready import SENTENCE, get_ready, warm_up_worker
+from .start.ready import SENTENCE, at_first, get_ready, warm_up_worker
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
                                  load_tts_model, recordings, declared, resolve_language, resolve_voice, shown)
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
@@ -370,13 +370,9 @@ def worker_config(
 ) -> WorkerConfig: # for `runpod.serverless.start`
     "What the SDK is started with."
     heart = Heartbeat(cfg.heartbeat, lambda: _replacement.why)
-    def begin():
-        try: first()
-        except Exception as e: replace_now(f"the GPU is lost: {e}")
-        if cold_start.mark("first_take"): log_event("cold_start", **phase_report(cold_start))
     def scale(current): # asked before every job, in the loop that runs them
         on_shutdown(cfg, ends=True)
-        if "first_take" not in cold_start.at: begin()
+        at_first(first, replace_now)
         heart.start()
         return cfg.concurrency
     return WorkerConfig(handler=handler, concurrency_modifier=scale)
