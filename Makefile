@@ -29,8 +29,8 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve explore explore-picture check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs \
-	lint lock clean
+.PHONY: help run serve explore explore-picture check test slow soak cold-start nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme \
+	outputs lint dist lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ run: $(READY) ## speak through the local endpoint into OUT=out; also TEXT= VOICE
 
 serve: $(READY) ## keep the local endpoint up at PORT=8000
 	@$(BIN)/linacodec-tier3 serve --port "$(PORT)"
+
+# On a laptop the codec is the one in the package, and nothing else is fetched; CODEC=auto: the published weights.
+run serve explore: export CODEC ?= nano
 
 explore: $(READY) ## open the explorer in JupyterLab; there: Run > Run All Cells
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/20_explore.ipynb
@@ -63,6 +66,11 @@ slow: $(SLOW) ## the same, with what is flagged slow
 soak: $(READY) ## a thousand jobs while workers die and a volume fills, ten minutes; stored for nbs/23_soak
 	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -rs -p no:xdist
 	@$(BIN)/python .ci/outputs.py nbs/23_soak.ipynb
+
+cold-start: $(READY) ## time fresh workers, ROUNDS=7 of them, beside those of a commit BEFORE=; stored for nbs/24_cold_start
+	@COLD_START_RESULT=nbs/data/cold_start.json COLD_START_BEFORE="$(BEFORE)" COLD_START_ROUNDS="$(ROUNDS)" \
+		$(BIN)/python -m pytest tests/test_cold_start.py -k how_long -p no:xdist
+	@$(BIN)/python .ci/outputs.py nbs/24_cold_start.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"
@@ -110,8 +118,17 @@ readme: $(READY) ## README.md from nbs/index.ipynb; needs Quarto on PATH
 outputs: $(READY) ## run notebooks and store what they show; NBS="nbs/01_config.ipynb …" for some
 	@$(BIN)/python .ci/outputs.py $(NBS)
 
-lint: $(READY) ## the Dockerfile
+# The scripts in workflows go through shellcheck too, as actionlint finds it on PATH. Nothing here needs a network.
+lint: $(READY) ## the Dockerfile, the workflows, the shell scripts
 	@$(BIN)/hadolint Dockerfile
+	@PATH="$(CURDIR)/$(BIN):$$PATH" actionlint
+	@$(BIN)/zizmor --offline --strict-collection --quiet --no-progress --persona=pedantic .github
+	@git grep -lIE '^#!.*\b(ba)?sh$$' -- ':!nbs' ':!tests' | xargs $(BIN)/shellcheck
+	@git grep -LIE '^#!.*\b(ba)?sh$$' -- '*.sh' | xargs -r $(BIN)/shellcheck --shell=sh
+
+dist: $(READY) ## what PyPI gets, into dist/: source distribution, and the wheel built from it
+	@rm -rf dist && $(BIN)/python -m build --no-isolation >/dev/null
+	@$(BIN)/twine check --strict dist/*
 
 # Only a set-up that came to its end leaves a stamp; without one the next starts from nothing.
 $(READY): requirements.lock settings.ini setup.py
@@ -133,15 +150,15 @@ $(TRAIN): $(READY)
 	@$(PIP) --no-build-isolation -e ".[train]"
 	@touch $@
 
-# torch comes first and alone: its version is the one there is a build of everywhere.
+# torch: the version that there is a build of everywhere. soupsieve: newer ones refuse Debian 12, whose Python is 3.11.2.
 lock: ## resolve settings.ini anew into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install -q --upgrade pip setuptools wheel
-	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 -e ".[dev,slow,train,browser]"
+	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 "soupsieve<3" -e ".[dev,slow,train,browser]"
 	build/lock/bin/pip check
 	{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all --exclude-editable \
 		| grep -Ev '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 
 clean: ## everything that the targets above made
-	rm -rf .venv build out _docs _proc .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv build dist out _docs _proc .pytest_cache .hypothesis *.egg-info

@@ -15,6 +15,8 @@ from urllib.parse import unquote, urldefrag
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 2_000_000  # of a page
+ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+        "%3Cpath fill='%232a7f62' d='M1 6h2v4H1zM5 2h2v12H5zM9 4h2v8H9zM13 7h2v2h-2z'/%3E%3C/svg%3E")
 SITE = re.compile(r"https://linacodec-tier3\.github\.io/linacodec_tier3/?")
 
 # Reading order. A pattern is that of `Path.match`, from nbs/; a notebook belongs where it matches first.
@@ -26,8 +28,10 @@ GROUPS = (
         "01_*.ipynb", "02_*.ipynb", "text/*.ipynb", "04_*.ipynb", "05_*.ipynb", "engines/*.ipynb",
         "speech/*.ipynb", "weights/*.ipynb")),
     ("The worker, request to answer", (
-        "contract/*.ipynb", "07_*.ipynb", "08_*.ipynb", "09_*.ipynb", "10_*.ipynb")),
+        "contract/*.ipynb", "06_*.ipynb", "07_*.ipynb", "08_*.ipynb", "start/*.ipynb", "09_*.ipynb",
+        "10_*.ipynb")),
     ("Beside the worker", ("local/*.ipynb", "1?_*.ipynb", "explore/*.ipynb")),
+    ("Endpoints on RunPod", ("deploy/*.ipynb",)),
     ("The codec", ("codec/*.ipynb",)),
     ("Training", ("train/*.ipynb",)),
     ("Judging", ("evaluate/*.ipynb",)),
@@ -98,6 +102,7 @@ def dressed(
 ) -> str: # of the page
     "A page with the site's style, and with its one line under the title."
     text = text.replace("</head>", f'<style id="dress">{style}</style>\n</head>')
+    text = text.replace('<nav id="side">', '<a id="to-side" href="#side">All pages</a>\n<nav id="side">', 1)
     line = re.search(r'<meta name="description" content="([^"]*)"', text)
     if not line: return text
     under = f'\n<div class="description">{line[1]}</div>'
@@ -122,6 +127,8 @@ def finish(
             titles = {href.removeprefix("../" * page.count("/")): name for href, name in links}
             text = text.replace(nav[0], navigation(page, titles, groups))
             if 'id="dress"' not in text: text = dressed(text, style)
+        if 'rel="icon"' not in text:  # a browser would ask for one
+            text = text.replace("</head>", f'<link rel="icon" href="{ICON}">\n</head>')
         path.write_text(text, encoding="utf-8")
 
 

@@ -92,7 +92,7 @@ def _serve_one(threads, name, call, done):
 class MemoryBack:
     "Gives memory back that the C library keeps, where that is glibc; not too often, as pages cost time."
     def __init__(self,
-        every_s:float=5., # seconds from one time to the next
+        every_s:float=2., # seconds from one time to the next
     ):
         try: self._trim = ctypes.CDLL(None).malloc_trim
         except (OSError, AttributeError, TypeError): self._trim = None  # glibc alone has it

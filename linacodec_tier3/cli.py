@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-import numpy as np, runpod, soundfile
+import numpy as np, soundfile
+from .sdk import runpod
 from runpod.endpoint.runner import RunPodClient
 from tqdm.auto import tqdm
 from . import __version__
@@ -28,6 +29,7 @@ from .codec.protocol import CodecUnavailable
 from .config import get_config, printable_output, settings_table
 from .contract import (
     FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, request_schema, schema, wire_size)
+from .deploy.command import deploy_command, deploy_options
 from .doctor import examine, todos, verdict
 from .handler import health, voices
 from .tts import shown
@@ -377,6 +379,8 @@ def parser(
     command("prefetch", prefetch_command, "fetch, check and convert the codec's weights", _weights_options)
     command("doctor", doctor_command, "say what there is of engines, weights and devices, and what to do",
             _weights_options)
+    command("deploy", deploy_command, "print what makes an endpoint on RunPod, or say what is wrong with one",
+            deploy_options)
     show("health", lambda: as_json(health(get_config())), "what a worker on this machine would be like")
     show("voices", lambda: as_json(voices(get_config())), "engines, voices and options")
     show("schema", lambda: as_json(schema()), "JSON schema of everything that a worker says")

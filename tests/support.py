@@ -1,5 +1,5 @@
 "What the tests that need several processes share."
-import json, re, shutil, sys, time
+import json, re, shutil, subprocess, sys, time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +22,22 @@ PARAGRAPH = (
     "So it was that the news reached the town on a Tuesday: the bridge was finished, the road was "
     "open, and the price of salt would\n"
     "fall before the week was out.")
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def listed_copy(
+    folder:Path, # made if it is not there
+    names:tuple=(), # files and folders of the tree; all when there are none
+) -> None:
+    "A copy of what git would keep of this tree, changes that are not committed included."
+    command = ["git", "ls-files", "-co", "--exclude-standard", "-z", "--", *names]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if not (ROOT / name).exists(): continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
 
 
 def install_engine(

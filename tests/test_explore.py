@@ -7,18 +7,12 @@ import pytest
 from PIL import Image
 
 from support import wait_until
+from support_browser import IN_BROWSER, browser
 
-try: from playwright import sync_api
-except ImportError: sync_api = None
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [pytest.mark.slow,
-              pytest.mark.skipif(not sync_api, reason="needs the `browser` extra"),
-              pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")]
+pytestmark = IN_BROWSER
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 PATIENCE_MS = 120_000  # for what takes seconds on a quiet machine
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--disable-component-update",
-         "--disable-background-networking")
 SETTINGS = { # of JupyterLab: asks nobody for news, and saves what widgets hold
     "@jupyterlab/apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
     "@jupyter-widgets/jupyterlab-manager/plugin": dict(saveState=True)}
@@ -71,14 +65,6 @@ def lab(tmp_path_factory): # a running JupyterLab with a copy of the notebook: p
     finally:
         process.terminate()
         process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as p:
-        found = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +157,33 @@ def test_without_the_codec_and_as_a_file(page):
     assert not page.locator(".jp-Cell:has(.lt3-state) .lt3-tokens").count()
 
 
+def offered(page, name, which=""): # what a list offers, or of that only what is chosen
+    found = field(page, name, "select").locator(f"option{which}").all_inner_texts()
+    return [text.replace("\u00a0", " ") for text in found]
+
+
+def test_language_and_markup_are_chosen_from_what_there_is(page, faults):
+    assert offered(page, "language") == ["the engine's own · en", "en · English"]
+    assert offered(page, "markup") == ["auto", "none"]
+    odd = "Seven <b>boats</b> came in, says the sign; Добро пожаловать stands below it."
+    missed = page.locator(".jp-Cell:has(.lt3-state) .lt3-missed")
+    stream(page, odd)
+    assert missed.locator("li s").all_inner_texts() == ["<b>", "</b>", "Добро пожаловать"]
+    assert "characters 44 to 59: Cyrillic letters" in missed.inner_text()
+    struck = page.locator(".jp-Cell:has(.lt3-state) .lt3-text .lt3-skipped").all_inner_texts()
+    assert struck == missed.locator("li s").all_inner_texts()
+    stream(page, odd, markup="none", language="en · English")
+    assert missed.locator("li s").all_inner_texts() == ["Добро пожаловать"]
+    field(page, "service", "select").select_option(label="tone")  # it names no language
+    page.wait_for_function("document.querySelector('.lt3-field-language select').options.length > 2")
+    stream(page, "Seven boats came in.", language="de · German", markup="auto")
+    assert not missed.count()
+    field(page, "service", "select").select_option(label="hibari")
+    page.wait_for_function("document.querySelector('.lt3-field-language select').options.length === 2")
+    assert offered(page, "language", ":checked") == ["the engine's own · en"]
+    assert not faults
+
+
 def test_stop_is_heard_at_once_and_stream_twice_is_once(page):
     field(page, "service", "select").select_option(label="tone")
     field(page, "options", "input").fill('{"rtf": 30}')
@@ -218,6 +231,7 @@ def test_through_the_local_endpoint_which_ends_with_the_kernel(page, lab, faults
     field(page, "source", "select").select_option(label="Local endpoint")
     button(page, "Connect").click()
     button(page, "Stream").wait_for()
+    assert offered(page, "language") == ["the engine's own · en", "en · English"]
     page.locator(".lt3-field-codec").get_by_role("button", name="Compare").click()
     stream(page, "Seven boats came in. The eighth did not.")
     cards = page.locator(".jp-Cell:has(.lt3-state) .lt3-card")

@@ -1,8 +1,11 @@
-"What `pip install .` leaves works alone: nothing of nbdev, Jupyter or matplotlib is needed."
+"What PyPI gets works alone: nothing of nbdev, Jupyter or matplotlib is needed, and no network to speak."
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
-import pytest
+import pytest, soundfile
+
+from linacodec_tier3 import __version__
+from support import listed_copy
 
 ROOT = Path(__file__).resolve().parent.parent
 DEV = ("nbdev", "execnb", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "matplotlib",
@@ -27,8 +30,8 @@ print(json.dumps(dict(where=linacodec_tier3.__file__, modules=names,
 """
 
 
-def run(*command, cwd):
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+def run(*command, cwd, **env):
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")} | env
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=clean, capture_output=True, text=True)
     assert not done.returncode, (done.stdout + done.stderr)[-4_000:]
     return done.stdout
@@ -37,14 +40,12 @@ def run(*command, cwd):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory): # a virtual environment with the package and what it requires, nothing else
     folder = tmp_path_factory.mktemp("install")
-    listed = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0")
-    for name in filter(None, listed):
-        if not (ROOT / name).exists(): continue
-        (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / "source" / name)
+    listed_copy(folder / "source")
+    run(sys.executable, "-m", "build", "--no-isolation", "-o", "dist", "source", cwd=folder)
+    wheel, = (folder / "dist").glob("*.whl")
     run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     pip = [folder / "venv/bin/python", "-m", "pip", "-q", "--disable-pip-version-check"]
-    run(*pip, "install", "--no-compile", "-c", "source/requirements.lock", "./source", cwd=folder)
+    run(*pip, "install", "--no-compile", "-c", "source/requirements.lock", wheel, cwd=folder)
     run(*pip, "check", cwd=folder)
     yield folder / "venv"
     shutil.rmtree(folder)  # over a gigabyte
@@ -58,5 +59,17 @@ def test_package_worker_and_client_work_without_development_tools(installed, tmp
     assert sources <= set(said["modules"]) and 0.4 < said["seconds"] < 3
 
 
-def test_command_line_answers(installed, tmp_path):
-    assert "serve" in run(installed / "bin/linacodec-tier3", "--help", cwd=tmp_path)
+def test_command_line_speaks_where_nothing_can_be_fetched(installed, tmp_path):
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    alone = dict(HOME=str(tmp_path), HF_HOME=str(tmp_path), CODEC="auto", no_proxy="127.0.0.1") | nowhere
+    command = installed / "bin/linacodec-tier3"
+    assert run(command, "--version", cwd=tmp_path).strip() == __version__
+    said = run(command, "run", "--text", "Good morning.", "--out", "said", cwd=tmp_path, **alone)
+    sound, rate = soundfile.read(tmp_path / "said/speech.wav")
+    assert "linacodec-nano" in said and rate == 48_000 and 0.4 < len(sound) / rate < 3
+
+
+def test_what_an_image_is_tried_with_speaks(installed, tmp_path): # the release workflow pipes it into each
+    with_codec = dict(HOME=str(tmp_path), HF_HOME=str(tmp_path), CODEC="auto")
+    said = run(installed / "bin/python", ROOT / ".ci/speaks.py", cwd=tmp_path, **with_codec)
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["linacodec_tokens", "pcm_16"]

@@ -29,18 +29,26 @@ GROWTH = 1.1  # at most, from the second window to the last
 SLOW = dict(text=PARAGRAPH, service="tone", parameters={"rtf": 0.1})  # lasts seconds
 
 
-def request(rng): # of the contract
+def kind(rng): # a request without its text, and how many words that has
     "One job of a working day."
     format, streamed = rng.choice(KINDS)
-    first, n = rng.randrange(len(WORDS)), round(2 ** rng.uniform(0, 6))
-    text = " ".join(itertools.islice(itertools.cycle(WORDS), first, first + n))
-    asked = dict(text=text, service=rng.choice(("tone", "hibari")), output_format=format, stream=streamed,
+    n = round(2 ** rng.uniform(0, 6))
+    asked = dict(service=rng.choice(("tone", "hibari")), output_format=format, stream=streamed,
                  max_chars=rng.choice((40, 120, 500)))
     if rng.random() < 0.5: asked |= dict(seed=rng.randrange(1_000), speed=rng.choice((0.8, 1.0, 1.3)))
     if format == TOKENS:
         asked |= dict(token_encoding=rng.choice(("list", "u16_b64")))
         if streamed: asked |= dict(embedding_mode=rng.choice(("every", "first")))
-    return asked
+    return asked, n
+
+
+def requests(rng, jobs): # of the contract
+    "Every hundred of them asks for as much as any other, in another order and in other words."
+    day = [kind(rng) for _ in range(WINDOW)]
+    for start in range(0, jobs, WINDOW):
+        for asked, n in rng.sample(day, len(day))[:jobs - start]:
+            first = rng.randrange(len(WORDS))
+            yield asked | dict(text=" ".join(itertools.islice(itertools.cycle(WORDS), first, first + n)))
 
 
 def check_stream(partials, format): # in order and counted already, as `client.stream` gives them
@@ -151,7 +159,8 @@ class Soak:
     def run(self, jobs, left=0., faults={}): # share of jobs whose client goes; job -> what happens meanwhile
         "So many jobs, `CLIENTS` at a time; afterwards none is left."
         leaves = set(self.rng.sample(sorted({*range(jobs)} - {*faults}), round(left * jobs)))
-        here, asked = threading.local(), [(request(self.rng), self.rng.random()) for _ in range(jobs)]
+        here = threading.local()
+        asked = [(request, self.rng.random()) for request in requests(self.rng, jobs)]
         def one(n):
             if not hasattr(here, "client"): here.client = Client(self.endpoint.endpoint_url)
             self.job(here.client, *asked[n], n in leaves, faults.get(n))

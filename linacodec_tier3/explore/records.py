@@ -163,6 +163,8 @@ def done(self) -> float: return self.cards[-1].span[1] / len(self.text) if self.
 def bytes(self) -> int: return sum(card.bytes for card in self.cards) + self.tail_bytes # of all messages
 @patch_to(Record, as_prop=True)
 def skipped(self) -> list[dict]: return (self.last or {}).get("skipped", []) # text that was not said, and why
+@patch_to(Record, as_prop=True)
+def skipped_more(self) -> int: return (self.last or {}).get("skipped_more", 0) # stretches beyond those
 
 # %% ../../nbs/explore/01_records.ipynb #f484a112
 @patch_to(Record)
