@@ -24,9 +24,7 @@ WORKDIR /build
 COPY .ci/image/requirements.py settings.ini requirements.lock ./
 # Extras of settings.ini, as in "notebook train".
 ARG ENGINES=""
-# Another index for torch, where hosts have older drivers: https://download.pytorch.org/whl/cu126
-ARG TORCH_INDEX=""
-# Another version of it, should that index lack the one in requirements.lock.
+# Another version of torch, should TORCH_INDEX lack the one in requirements.lock.
 ARG TORCH_VERSION=""
 RUN python3 requirements.py --extras "$ENGINES" --torch "$TORCH_VERSION"
 
@@ -39,10 +37,13 @@ ENV PATH=/opt/venv/bin:$PATH \
     PIP_NO_CACHE_DIR=1
 WORKDIR /build
 COPY --from=requirements /build/constraints.txt /build/torch.txt ./
+# Another index for torch alone, where hosts have older drivers: https://download.pytorch.org/whl/cu126
 ARG TORCH_INDEX=""
 RUN python3 -m venv /opt/venv \
     && python -m pip install -c constraints.txt pip setuptools wheel \
-    && python -m pip install -c constraints.txt -r torch.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
+    && if [ -n "$TORCH_INDEX" ]; then \
+        python -m pip install --no-deps -c constraints.txt -r torch.txt --index-url "$TORCH_INDEX"; fi \
+    && python -m pip install -c constraints.txt -r torch.txt
 COPY --from=requirements /build/requirements.txt ./
 RUN python -m pip install --no-build-isolation -c constraints.txt -r requirements.txt
 # Upstream's package for LINACODEC_BACKEND=upstream: a commit of 40 digits; the notebooks compare with f75b64ea288b67f5c7d3369ad6f58bfeb239f6cb.

@@ -29,8 +29,8 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve explore explore-picture check test slow soak nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme outputs \
-	lint dist lock clean
+.PHONY: help run serve explore explore-picture check test slow soak cold-start nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme \
+	outputs lint dist lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,11 @@ slow: $(SLOW) ## the same, with what is flagged slow
 soak: $(READY) ## a thousand jobs while workers die and a volume fills, ten minutes; stored for nbs/23_soak
 	@SOAK_RESULT=nbs/data/soak.json $(BIN)/python -m pytest tests/test_soak.py --slow -rs -p no:xdist
 	@$(BIN)/python .ci/outputs.py nbs/23_soak.ipynb
+
+cold-start: $(READY) ## time fresh workers, ROUNDS=7 of them, beside those of a commit BEFORE=; stored for nbs/24_cold_start
+	@COLD_START_RESULT=nbs/data/cold_start.json COLD_START_BEFORE="$(BEFORE)" COLD_START_ROUNDS="$(ROUNDS)" \
+		$(BIN)/python -m pytest tests/test_cold_start.py -k how_long -p no:xdist
+	@$(BIN)/python .ci/outputs.py nbs/24_cold_start.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"

@@ -28,7 +28,8 @@ GROUPS = (
         "01_*.ipynb", "02_*.ipynb", "text/*.ipynb", "04_*.ipynb", "05_*.ipynb", "engines/*.ipynb",
         "speech/*.ipynb", "weights/*.ipynb")),
     ("The worker, request to answer", (
-        "contract/*.ipynb", "07_*.ipynb", "08_*.ipynb", "09_*.ipynb", "10_*.ipynb")),
+        "contract/*.ipynb", "06_*.ipynb", "07_*.ipynb", "08_*.ipynb", "start/*.ipynb", "09_*.ipynb",
+        "10_*.ipynb")),
     ("Beside the worker", ("local/*.ipynb", "1?_*.ipynb", "explore/*.ipynb")),
     ("Endpoints on RunPod", ("deploy/*.ipynb",)),
     ("The codec", ("codec/*.ipynb",)),

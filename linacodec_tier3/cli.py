@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-import numpy as np, runpod, soundfile
+import numpy as np, soundfile
+from .sdk import runpod
 from runpod.endpoint.runner import RunPodClient
 from tqdm.auto import tqdm
 from . import __version__

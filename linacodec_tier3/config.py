@@ -141,10 +141,10 @@ class Config:
     log_level:str = setting("info", one_of("debug", "info", "warn", "error", warning="warn"),
         "least level of log lines written")
     codec:str = setting("auto", one_of("auto", "published", "nano", "none"),
-        "whose weights the codec has: `published` ones only, the small `nano` ones of this package only, "
-        "`none` at all; `auto` takes the published ones where they are or can be fetched, else nano; "
-        "where another LINACODEC_WEIGHTS, LINACODEC_REVISION or LINACODEC_BACKEND is set, it takes these "
-        "and nothing else")
+        "whose weights the codec has: `published` ones only, without which a worker on RunPod ends at its "
+        "start; the small `nano` ones of this package only; `none` at all; `auto` takes the published ones "
+        "where they are or can be fetched, else nano; where another LINACODEC_WEIGHTS, "
+        "LINACODEC_REVISION or LINACODEC_BACKEND is set, it takes these and nothing else")
     linacodec_weights:str = setting("YatharthS/LinaCodec", str,
         "the codec's weights: a hub repository, or a folder in its layout")
     linacodec_revision:str = setting("main", str,
@@ -159,8 +159,9 @@ class Config:
         "the same for encoding alone; `auto`: `float32` where LINACODEC_DTYPE is `bfloat16` or `tf32`, "
         "which would change tokens, else the same")
     warm_up:str = setting("auto", one_of("auto", "on", "off"),
-        "whether the codec encodes and decodes a second of noise when it is loaded, so that the first job "
-        "does not wait for a GPU's libraries; `auto`: on a GPU only")
+        "what is done in advance, so that the first job is not slower than the tenth: a worker speaks a "
+        "sentence to itself, unless this is `off`; and wherever the codec is loaded, it encodes and decodes "
+        "a second of noise: with `auto` on a GPU only, with `on` on any device")
     volume_dir:Path = setting(Path("/runpod-volume"), path, "where the network volume is mounted")
     hf_home:Path = setting(cache_folder("huggingface"), path, "Hugging Face hub's cache")
     torch_home:Path = setting(cache_folder("torch"), path, "torch hub's cache")

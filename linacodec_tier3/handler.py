@@ -11,6 +11,7 @@ __all__ = ['DELIVERED', 'ANSWERS', 'CONTENT', 'HARD_S', 'ABANDON_S', 'LEFT_S', '
 # %% ../nbs/09_handler.ipynb #d6c226d3
 #| eval: false
 import os, signal, sys
+from .phases import cold_start
 
 _worker = os.getpid()  # the SDK forks a process that pings
 
@@ -22,11 +23,12 @@ if __name__ == "__main__": signal.signal(signal.SIGTERM, _end_now)
 
 # %% ../nbs/09_handler.ipynb #4249e1f5
 import asyncio, contextvars, faulthandler, logging, os, signal, sys, threading, time, zlib
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from typing import Any, AsyncIterator, Callable, Iterator
-import runpod
+from .phases import cold_start, note_since, phase_report
+from .sdk import runpod
 from runpod.serverless.modules.worker_state import JobsProgress
 from runpod.serverless.utils import rp_upload
 from . import __version__
@@ -35,10 +37,12 @@ from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_confi
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
 from .heartbeat import Heartbeat
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
-                                        delivery, generate_batch_audio, generate_stream, to_say)
-from .codec.choice import codec_state, linacodec_available, load_linacodec, require_linacodec
+                                        delivery, generate_batch_audio, generate_stream)
+from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .speech.attempts import naming
+from .start.fitness import register_checks
+from .start.ready import SENTENCE, at_first, get_ready, warm_up_worker
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
                                  load_tts_model, recordings, declared, resolve_language, resolve_voice, shown)
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
@@ -180,7 +184,7 @@ def health(
                 device=resolve_device(cfg.device), jobs=len(_running), linacodec=linacodec_available(),
                 codec=codec_state(), services=engine_names(), default_service=cfg.default_service,
                 volume=cfg.volume_dir.is_dir(), output_formats=available_formats(), limits=limits,
-                problem=_replacement.why)
+                cold_start=phase_report(cold_start), problem=_replacement.why)
 
 def voices(
     cfg:Config, # names the voices folder
@@ -336,6 +340,7 @@ async def handler(
                     _keep.set(output.keeps(message))
                     content = hold_back(message)
                 yield message
+                cold_start.mark("first_partial")
                 with naming(where): message.update(content)
     except Exception as e: yield failed(e)
     finally: _running.pop(job["id"], None)
@@ -361,30 +366,32 @@ def log_to_runpod(
 # %% ../nbs/09_handler.ipynb #9ee16ede
 def worker_config(
     cfg:Config, # settings
+    first:Callable=lambda: None, # called before the first job is taken, in the process as it will work
 ) -> WorkerConfig: # for `runpod.serverless.start`
     "What the SDK is started with."
     heart = Heartbeat(cfg.heartbeat, lambda: _replacement.why)
     def scale(current): # asked before every job, in the loop that runs them
         on_shutdown(cfg, ends=True)
+        at_first(first, replace_now)
         heart.start()
         return cfg.concurrency
     return WorkerConfig(handler=handler, concurrency_modifier=scale)
 
 def main() -> None:
     "Run the worker until the platform ends it."
+    note_since(cold_start, "python", "imports")
     printable_output()
     try:
-        cfg = get_config()
-        if cfg.device != "auto": resolve_device(cfg.device)
+        with cold_start.phase("settings"): cfg = get_config()
         log_to_runpod(cfg)
-        next(to_say("Nov. 3, $5", load_tts_model(cfg.default_service)), None)  # reads its first text, too
-        try:
-            if linacodec_available(fetch=False): load_linacodec()
-        except CodecUnavailable as e:
-            if device_fault(e) == "dead": raise
+        with cold_start.phase("checks"): fit = register_checks(cfg)
+        models = fit and get_ready(cfg)  # unfit, it is ended by the SDK, which says why
+        with cold_start.phase("request"), suppress(RequestError):  # its type is made, too
+            check_request(dict(text=SENTENCE, output_format="pcm_24"), cfg)
     except (CodecUnavailable, ConfigError, EngineError, ValueError) as e:
         sys.exit(f"linacodec-tier3 cannot start: {e}")
-    try: runpod.serverless.start(worker_config(cfg))
+    again = partial(warm_up_worker, *models, cfg) if models else lambda: None
+    try: runpod.serverless.start(worker_config(cfg, again))
     except asyncio.CancelledError: pass  # by `StopAfterGrace`: no job is left
 
 # %% ../nbs/09_handler.ipynb #0c93bd3b

@@ -98,7 +98,8 @@ class Engine(Protocol):
 # %% ../nbs/05_tts.ipynb #72ad6816
 DECLARED = {"languages": (),  # ISO codes, the default first; () when they are not known
             "tags": (),       # as in "[sigh]": what it does when it reads them
-            "pauses": {}}     # as `speech.pauses` measures them: what follows a chunk -> seconds, or None
+            "pauses": {},     # as `speech.pauses` measures them: what follows a chunk -> seconds, or None
+            "memory": 0}      # bytes of a GPU that it takes, if it runs on one
 
 def declared(
     engine:type, # an engine, or its class

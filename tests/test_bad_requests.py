@@ -74,7 +74,8 @@ def strict(tmp_path_factory):
     (folder / "voices").mkdir()
     for name in ("secret.wav", "voices/me.wav"): (folder / name).write_bytes(b"RIFF")
     (folder / "voices" / "link.wav").symlink_to(folder / "secret.wav")
-    env = dict(VOICES_DIR=str(folder / "voices"), MAX_TEXT_CHARS=str(MAX_TEXT), CONCURRENCY="16")
+    env = dict(VOICES_DIR=str(folder / "voices"), MAX_TEXT_CHARS=str(MAX_TEXT), CONCURRENCY="16",
+               WARM_UP="off")
     with LocalEndpoint(env=env | install_engine(folder)) as running: yield running
 
 

@@ -71,7 +71,7 @@ def test_tokens_of_an_older_worker_that_tells_no_fingerprint_are_judged_by_name(
     with pytest.raises(StreamError, match="are noise to"): list(pieces(tokens, other))
 
 
-ORDERS = [dict(CODEC="published"), dict(LINACODEC_WEIGHTS="someone/nothing"), dict(LINACODEC_REVISION="v1")]
+ORDERS = [dict(LINACODEC_WEIGHTS="someone/nothing"), dict(LINACODEC_REVISION="v1")]  # see also test_fitness
 
 
 @pytest.mark.parametrize("setting", ORDERS)

@@ -24,6 +24,7 @@ from .layers import length_mask, on_device
 from .model import (
     FRONTEND_RATE, PRECISIONS, Network, load_network, mel_frames, padding, prepare)
 from .resample import sinc_resample
+from ..phases import cold_start
 from ..weights.store import locate
 from ..config import encoding_dtype, resolve_device
 
@@ -379,8 +380,8 @@ def from_pretrained(cls,
     for what, w in zip(("dtype", "encode_dtype"), words):
         if w not in PRECISIONS: raise ValueError(f"{what}={w!r}: one of {', '.join(PRECISIONS)}")
         if lacks(device, w): raise ValueError(f"{what}='float16' on a CPU: use float32 or bfloat16")
-    w = locate(repo_or_folder, revision=revision)
-    network = load_network(w, device, *(PRECISIONS[w] for w in words))
+    with cold_start.phase("weights"): w = locate(repo_or_folder, revision=revision)
+    with cold_start.phase("network"): network = load_network(w, device, *(PRECISIONS[w] for w in words))
     return cls(network, w.name, w.revision, precision=words)
 
 # %% ../../nbs/codec/12_linacodec.ipynb #d5472c78
