@@ -479,9 +479,9 @@ def _works(self): # what runs, or None
 def wait(self,
     seconds:float=60., # at most
 ) -> bool: # whether it has ended
-    "Wait until what runs has ended; for code, as a notebook's buttons are heard only between cells."
-    work = self._works()
-    if work: work.thread.join(seconds)
+    "Wait until what runs has ended and is shown; for code, as buttons are heard only between cells."
+    for work in filter(None, (self.run, self._inquiry)):
+        if work.thread.is_alive() and work.state != "stopped": work.thread.join(seconds)
     return self._works() is None
 
 @patch_to(Explorer)
