@@ -249,8 +249,7 @@ def _chunks(texts, sizes): # of texts, or of paragraphs that know their source
             end, resume, follows = sizes.cut(text, at, stop, paragraphs.more)
             piece = (known.text if known else text)[at:end].rstrip()
             start, end = known.source(at, at+len(piece)) if known else (at, at+len(piece))
-            start = max(start, said)
-            said = max(start, end)
+            start, said = max(start, said), max(start, end, said)
             if follows == "end" and paragraphs.more(): follows = getattr(known, "follows", "paragraph")
             yield Chunk(piece, start, said, follows, known, at)
             sizes.count(len(piece))
@@ -261,6 +260,7 @@ def iter_chunks(
     max_chars:int=500,         # the most characters a chunk may have
     first_chars:int|None=None, # budget of the first chunk, from which others grow; None: `max_chars` for all
     growth:float=1.5,          # how fast they grow, see `growth_for`; only with `first_chars`
+    max_bytes:int=0,           # the most bytes of UTF-8 a chunk may have; 0: any number
 ) -> Iterator[Chunk]:          # the chunks in order, each found when asked for; of white space, none
     "The chunks of `text`, lazily; `ValueError` at once when a number is out of range."
     first = max_chars if first_chars is None else first_chars
@@ -269,9 +269,17 @@ def iter_chunks(
         raise ValueError(f"{name} must be a whole number from 1 on, not {n!r}")
     if not 1 <= growth < float("inf"): raise ValueError(f"growth must be a number from 1 on, not {growth!r}")
     sizes = _Sizes(max_chars, first_chars and min(first_chars, max_chars), growth)
-    return _chunks([text] if isinstance(text, str) else text, sizes)
+    chunks = _chunks([text] if isinstance(text, str) else text, sizes)
+    return _in_bytes(chunks, max_bytes) if max_bytes else chunks
 
 # %% ../nbs/04_chunker.ipynb #318e9eff
+def _in_bytes(chunks, most): # a chunk that has more, in parts
+    for chunk in chunks:
+        n, size = len(chunk.text), len(chunk.text.encode("utf-8", "surrogatepass"))
+        if size <= most or n == 1: yield chunk; continue
+        parts = iter_chunks(chunk.text, max(1, min(n - 1, n * most // size)))
+        yield from _in_bytes(map(chunk.part, parts), most)
+
 def split_text_for_streaming(
     text:str,          # what to speak
     max_chars:int=500, # the most characters a chunk may have

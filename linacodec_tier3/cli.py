@@ -6,10 +6,10 @@
 __all__ = ['BITS', 'TEXT', 'CURL', 'PatientClient', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'sizes',
            'stream_report', 'as_table', 'keep_stream', 'follow_request', 'local_endpoint', 'somewhere', 'decoder',
            'until_told', 'unsaid', 'run_command', 'curl_lines', 'serve_command', 'bars', 'prefetch_command',
-           'doctor_command', 'parser', 'main']
+           'doctor_command', 'engine_rows', 'engines_command', 'parser', 'main']
 
 # %% ../nbs/13_cli.ipynb #2059015e
-import argparse, json, logging, math, os, signal, sys, threading, time
+import argparse, importlib.util, json, logging, math, os, signal, sys, threading, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,9 +30,11 @@ from .config import get_config, printable_output, settings_table
 from .contract import (
     FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, request_schema, schema, wire_size)
 from .deploy.command import deploy_command, deploy_options
+from .engines.conformance import check
 from .doctor import examine, todos, verdict
 from .handler import health, voices
-from .tts import shown
+from .tts import (EngineError, declared, engine_class, engine_names, known_rate,
+                                 only_non_commercial, shown)
 from .weights.store import prefetch
 
 # %% ../nbs/13_cli.ipynb #b469e6a3
@@ -332,6 +334,45 @@ def doctor_command(
     print(f"\n{verdict(found)}")
     return int(any(f.bad for f in found))
 
+# %% ../nbs/13_cli.ipynb #dbbd7442
+def engine_rows(
+    name:str, # as in a request's `service`
+) -> dict[str,str]: # row -> value
+    "What can be said of an engine that is not loaded."
+    try: e = engine_class(name)
+    except EngineError as error: return {"lacks": " ".join(str(error).split())}
+    there = lambda module: importlib.util.find_spec(module.split(".")[0])
+    lacks = [module for module in declared(e, "requires") if not there(module)]
+    if lacks: rows = {"lacks": f"{', '.join(lacks)}: install what it needs"}
+    else:
+        names, limit, rate = list(e.voices()), declared(e, "limit"), known_rate(e)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        own = f"{', '.join(names[:5])}{more}" if names else "none of its own"
+        rows = {"voices": f"{own}{'; copies recordings' if e.copies_voices else ''}",
+                "languages": ", ".join(declared(e, "languages")) or "not declared",
+                "sound": f"{rate} Hz" if rate else "its rate is known when it is loaded"}
+        if limit: rows["limit"] = f"{limit} characters in one call"
+    licence, weights = (declared(e, what) or "not declared" for what in ("licence", "weights_licence"))
+    warning = "; not for commercial use" if only_non_commercial(e) else ""
+    return rows | {"licence": f"code {licence}, weights {weights}{warning}"}
+
+# %% ../nbs/13_cli.ipynb #cd27eff1
+def engines_command(
+    args:argparse.Namespace, # of `parser`
+) -> int: # exit status: 1 if a check finds something
+    "What `linacodec-tier3 engines` does."
+    logging.getLogger("linacodec_tier3").setLevel(logging.ERROR)  # what a worker would log is in the table
+    names, faults = [args.service] if args.service else engine_names(), 0
+    for name in names:
+        print(f"{name}\n{as_table(engine_rows(name))}")
+        if args.check:
+            found = check(name)
+            faults += sum(not f.ok for f in found)
+            print("", *found, sep="\n")
+        print()
+    if args.check: print(f"{faults or 'no'} fault{'s' * (faults != 1)} in {', '.join(names)}")
+    return int(faults > 0)
+
 # %% ../nbs/13_cli.ipynb #adbc8302
 def _request_options(p, request): # what a command decides itself is left out
     p.add_argument("--text", default=TEXT)
@@ -353,6 +394,10 @@ def _serve_options(p):
     p.add_argument("--port", type=int, default=8000)
     p.add_argument("--workers", type=int, default=1)
     p.add_argument("--api-key", help="what clients must send as bearer token")
+
+def _engines_options(p):
+    p.add_argument("--service", help="one engine only; default: all that are installed")
+    p.add_argument("--check", action="store_true", help="load it and try it out")
 
 def _weights_options(p):
     p.add_argument("--weights", help="hub repository or folder; default: LINACODEC_WEIGHTS")
@@ -379,6 +424,8 @@ def parser(
     command("prefetch", prefetch_command, "fetch, check and convert the codec's weights", _weights_options)
     command("doctor", doctor_command, "say what there is of engines, weights and devices, and what to do",
             _weights_options)
+    command("engines", engines_command, "list engines, what they lack and their licences; try them out",
+            _engines_options)
     command("deploy", deploy_command, "print what makes an endpoint on RunPod, or say what is wrong with one",
             deploy_options)
     show("health", lambda: as_json(health(get_config())), "what a worker on this machine would be like")

@@ -27,7 +27,7 @@ from .contract import (EMBEDDING_MODES, FORMATS, MARKUP, TOKEN_ENCODINGS, TOKENS
                                       unpack_tokens, wire_size)
 from .speech.attempts import ChunkFailed, Speaker, naming, sayable, spoken_chunk, synthesised
 from .text.spoken import SpokenText, spoken_paragraphs
-from .tts import (Engine, EngineError, declared, engine_class, engine_names,
+from .tts import (Engine, EngineError, call_limit, declared, engine_class, engine_names,
                                  resolve_language)
 
 # %% ../nbs/08_generators.ipynb #d3000cf9
@@ -114,7 +114,7 @@ def speak_chunks(
     job, number = job or JobState(), 0
     speaker = Speaker(model, job, **_saying(model, voice, how))
     said = to_say(text, model, how, job)
-    chunks = iter_chunks(said, how.max_chars, how.first_chars or None, how.growth)
+    chunks = iter_chunks(said, *_sizes(model, how))
     for chunk in iter(lambda: _next_chunk(chunks, job, number + 1), None):
         if not sayable(chunk.text): continue
         job.check(f"before chunk {number + 1}")
@@ -134,6 +134,12 @@ def _saying(model, voice, how): # what every call of the engine is given
                 language=resolve_language(model, how.language))
 
 # %% ../nbs/08_generators.ipynb #0e5898c2
+def _sizes(model, how): # of chunks, as `iter_chunks` takes them: none that the engine says badly
+    limit = call_limit(model, resolve_language(model, how.language))
+    first = how.first_chars and max(how.first_chars, 3 * declared(model, "min_chars"))
+    most = min(how.max_chars, limit or how.max_chars)
+    return most, first or None, how.growth, declared(model, "limit_bytes")
+
 def _next_chunk(chunks, job, number): # None after the last
     with job.at(f"before chunk {number}"), naming(f"chunk {number}, splitting the text"):
         chunk = next(chunks, None)

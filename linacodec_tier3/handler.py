@@ -44,7 +44,8 @@ from .speech.attempts import naming
 from .start.fitness import register_checks
 from .start.ready import SENTENCE, at_first, get_ready, warm_up_worker
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
-                                 load_tts_model, recordings, declared, resolve_language, resolve_voice, shown)
+                                 declared, known_rate, load_tts_model, recordings, resolve_language,
+                                 resolve_voice, shown)
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
                                       read_request, wire_size, with_limits)
 
@@ -194,7 +195,7 @@ def voices(
         options = {o.name: dict(default=o.default, allowed=o.allowed(), doc=o.doc) for o in e.options}
         return dict(voices=dict(e.voices()), recordings=list(recordings(cfg)) if e.copies_voices else [],
                     languages=list(declared(e, "languages")), tags=list(declared(e, "tags")),
-                    rate=e.rate, speeds=list(e.speeds), options=options)
+                    rate=known_rate(e), speeds=list(e.speeds), options=options)
     return {name: about(engine_class(name)) for name in engine_names()}
 
 ANSWERS = {"health": health, "voices": voices}  # to each of the contract's `ACTIONS`

@@ -70,6 +70,7 @@ class HibariEngine:
     "The embedded neural English voice."
     name, rate, speeds = "hibari", 24_000, (0.5, 2.0)
     copies_voices, options, languages = False, (), ("en",)
+    licence, weights_licence, requires = "Apache-2.0", "Apache-2.0", ("hibari", "onnxruntime")
     pauses = {"sentence": None, "clause": 0.09, "paragraph": 0.94}  # as `speech.pauses` measures them
 
     def __init__(self):

@@ -14,6 +14,7 @@ from ..tts import Option
 class Tone:
     "A deterministic signal for tests of timing and joins: one steady note a chunk."
     name, rate, speeds, copies_voices = "tone", 24_000, (0.25, 4.0), False
+    licence = "Apache-2.0"
     options = (Option("level", float, 0.3, "amplitude", 0, 1),
                Option("rtf", float, 0.0, "seconds of work for a second of sound", 0, 100))
 
