@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKS', 'LIMITS_S', 'NO_ANSWER', 'weights_finding', 'codec_findings', 'gpu_findings', 'volume_findings', 'within',
-           'check', 'Unfit', 'CheckResult', 'register_checks']
+           'look_at', 'Unfit', 'FitnessResult', 'register_checks']
 
 # %% ../../nbs/start/00_fitness.ipynb #9c61facd
 import logging, os, threading
@@ -91,7 +91,7 @@ def within(
     if error: raise error
     return found
 
-def check(
+def look_at(
     name:str, # a key of `CHECKS`
     cfg:Config, # settings
 ) -> list[Finding]: # also where the look itself fails
@@ -105,7 +105,7 @@ _log = logging.getLogger(__name__)
 class Unfit(RuntimeError):
     "What keeps this worker from its work; the message says what, where, and what to do."
 
-class CheckResult:
+class FitnessResult:
     "What came of a check, as the SDK asks for it."
     def __init__(self,
         name:str, # as RunPod shows it
@@ -126,6 +126,6 @@ def register_checks(
 ) -> bool: # whether all is well, as far as it was looked at
     "Make the checks, and have RunPod's SDK ask for what came of them."
     if not os.environ.get("RUNPOD_WEBHOOK_GET_JOB"): return True
-    verdicts = [CheckResult(name, check(name, cfg)) for name in CHECKS]
+    verdicts = [FitnessResult(name, look_at(name, cfg)) for name in CHECKS]
     for verdict in verdicts: runpod.serverless.register_fitness_check(verdict)
     return not any(v.error for v in verdicts)
