@@ -9,7 +9,7 @@ readme = here / "README.md"
 cfg = ConfigParser()
 cfg.read(here / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
-EXTRAS = ("notebook", "dev", "slow", "train", "browser")
+EXTRAS = ("notebook", "dev", "slow", "train", "kokoro", "kokoro_ja", "piper", "browser")
 extras = {name: cfg[f"{name}_requirements"].split() for name in EXTRAS}
 extras["dev"] += extras["notebook"]
 
