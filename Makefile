@@ -142,7 +142,7 @@ $(READY): requirements.lock settings.ini setup.py
 
 $(SLOW): $(READY)
 	@echo "Adding what the slow checks need"
-	@$(PIP) --no-build-isolation -e ".[slow,train,browser]"
+	@$(PIP) --no-build-isolation -e ".[slow,train,kokoro,kokoro_ja,piper,browser]"
 	@touch $@
 
 $(TRAIN): $(READY)
@@ -154,7 +154,7 @@ $(TRAIN): $(READY)
 lock: ## resolve settings.ini anew into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install -q --upgrade pip setuptools wheel
-	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 "soupsieve<3" -e ".[dev,slow,train,browser]"
+	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 "soupsieve<3" -e ".[dev,slow,train,kokoro,kokoro_ja,piper,browser]"
 	build/lock/bin/pip check
 	{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all --exclude-editable \
 		| grep -Ev '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/requirements.lock

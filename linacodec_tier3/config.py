@@ -170,6 +170,10 @@ class Config:
     hibari_home:Path = setting(cache_folder("hibari"), path, "further voices of the embedded engine")
     voices_dir:Path = setting(lambda v: (v or home() / ".local/share/linacodec-tier3") / "voices", path,
         "reference recordings for engines that copy a voice")
+    models_dir:Path = setting(lambda v: (v or home() / ".local/share/linacodec-tier3") / "models", path,
+        "weights of engines, each in a folder of the engine's name")
+    fetch_weights:str = setting("off", one_of("on", "off"),
+        "whether an engine whose weights are not there fetches them while a job waits")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)

@@ -113,10 +113,12 @@ def check_request(
     try:
         check_format(asked.output_format, asked.stream)
         engine = engine_class(asked.service)
-        voice, options = resolve_voice(engine, asked.voice, cfg), engine_options(asked.parameters, engine)
-        resolve_language(engine, asked.language)
+        voice = resolve_voice(engine, asked.voice, cfg, asked.language)
+        options = engine_options(asked.parameters, engine)
+        language = resolve_language(engine, asked.language, voice)
     except (ValueError, EngineError, CodecUnavailable) as e: raise RequestError(str(e)) from e
     named = {key: getattr(asked, key) for key in DELIVERED if key in asked.model_fields_set}
+    if hasattr(engine, "language_of"): named["language"] = language  # the voice's
     how = delivery(cfg, options=options, **{"seed": zlib.crc32(job_id.encode())} | named)
     return CheckedRequest(asked.text, engine.name, voice, asked.stream, asked.output_format, how)
 

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'ENGINE_MEMBERS', 'RECORDINGS', 'EngineError',
            'Option', 'shown', 'said', 'check_option', 'Engine', 'declared', 'resolve_language', 'call_limit',
-           'only_non_commercial', 'as_audio', 'engine_names', 'register_engine', 'forget_engine', 'engine_class',
-           'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor', 'recordings', 'resolve_voice']
+           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'register_engine', 'forget_engine',
+           'engine_class', 'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor', 'recordings',
+           'resolve_voice']
 
 # %% ../nbs/05_tts.ipynb #78b4e96a
 import logging, re, threading, time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Mapping, Protocol
 from weakref import WeakKeyDictionary, WeakSet
@@ -120,17 +122,20 @@ def declared(
 # %% ../nbs/05_tts.ipynb #777fe450
 def resolve_language(
     engine:type, # an engine, or its class
-    language:str|None=None, # as in a request; None is the engine's first
+    language:str|None=None, # as in a request; None is the voice's, or the engine's first
+    voice:str="", # as `resolve_voice` gives it; "": any
 ) -> str: # an ISO code, or "" when nobody has named one; raises `ValueError` naming the languages there are
     "The language that a request means."
-    known = declared(engine, "languages")
+    own = engine.language_of(voice) if voice and hasattr(engine, "language_of") else ""
+    known = (own,) if own else declared(engine, "languages")
     if language is None: return known[0] if known else ""
     code = language.strip().lower()
     if not known and re.fullmatch(r"[a-z]{2,3}(-[a-z0-9]{2,8})*", code): return code
     for wanted in (code, code.split("-")[0]):
         if wanted in [k.lower() for k in known]: return next(k for k in known if k.lower() == wanted)
     there = ", ".join(known) or "any, by its ISO code, as in \"en\""
-    raise ValueError(f"`language` is {shown(language)}; engine {engine.name!r} speaks: {there}")
+    who = f"voice {voice!r} of engine {engine.name!r}" if own else f"engine {engine.name!r}"
+    raise ValueError(f"`language` is {shown(language)}; {who} speaks: {there}")
 
 # %% ../nbs/05_tts.ipynb #c0bdcbc8
 def call_limit(
@@ -175,9 +180,21 @@ BUILT_IN_ENGINES = {"hibari": "linacodec_tier3.engines.hibari:HibariEngine",
 _classes:dict[str,type] = {}    # by name, as far as they have been asked for
 _loaded:dict[str,Engine] = {}   # ready to speak
 
+def extra_is_there(
+    extra:str, # of a package, as in "kokoro"
+    asked_for:Iterable[str], # what the package says that it requires
+) -> bool: # False, too, where it has no such extra
+    "Whether all that an extra brings is installed."
+    wanted = [re.match(r"[\w.-]+", r)[0] for r in asked_for if re.search(rf"extra == .{extra}\b", r)]
+    return bool(wanted) and all(next(Distribution.discover(name=name), None) for name in wanted)
+
+def _offered(entry): # False for an engine whose extra is not installed
+    return all(extra_is_there(extra, entry.dist.requires or ()) for extra in entry.extras)
+
 def engine_names() -> list[str]: # what `service` may be, sorted
     "Every engine that can be asked for; nothing is loaded."
-    return sorted({*_classes, *BUILT_IN_ENGINES, *(e.name for e in entry_points(group=ENGINE_GROUP))})
+    others = (e.name for e in entry_points(group=ENGINE_GROUP) if _offered(e))
+    return sorted({*_classes, *BUILT_IN_ENGINES, *others})
 
 # %% ../nbs/05_tts.ipynb #ad83ea7d
 def _ill_declared(what, value): # "", or what it must be
@@ -324,12 +341,19 @@ def resolve_voice(
     engine:type, # an engine's class
     voice:str, # as in a request; "default" is the engine's first
     cfg:Config, # names the voices folder
+    language:str|None=None, # in which a default voice is to speak, where each speaks its own
 ) -> str: # what `synthesise` takes; raises `ValueError` naming the voices there are
     "The voice that a request means."
     known = engine.voices()
-    if voice == "default" and known: return next(iter(known))
+    if voice == "default" and known: return _first_voice(engine, known, language)
     if voice in known: return voice
     files = recordings(cfg) if engine.copies_voices else {}
     if voice in files: return str(files[voice])
     there = ", ".join([*known, *files]) or f"none; put a recording into {cfg.voices_dir}"
     raise ValueError(f"`voice` is {shown(voice)}; engine {engine.name!r} has: {there}")
+
+def _first_voice(engine, known, language):
+    "The first that speaks a language; of all, where nobody asks or none does."
+    if not language or not hasattr(engine, "language_of"): return next(iter(known))
+    meant = resolve_language(engine, language)
+    return next((v for v in known if engine.language_of(v) == meant), next(iter(known)))

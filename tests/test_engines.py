@@ -23,7 +23,7 @@ def ask(endpoint, text, trouble="none", **more):
 
 def test_an_engine_of_another_package_is_found_by_its_entry_point(impatient):
     [voices] = answered(impatient, action="voices").output
-    assert list(voices["voices"]) == ["hibari", "tone", "witness"]
+    assert {"hibari", "tone", "witness"} <= set(voices["voices"])
     assert voices["voices"]["witness"]["rate"] == 16_000
     [last] = ask(impatient, GOOD).output
     assert last["manifest"]["samples"] == pytest.approx(24_000 / 2, rel=0.1)
