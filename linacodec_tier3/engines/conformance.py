@@ -50,9 +50,9 @@ class Subject:
     heard:dict = field(default_factory=dict) # sounds of before: (text, voice) -> audio
 
     def say(self, text, voice=None, **more) -> np.ndarray: # a new call
-        language = resolve_language(self.engine)
-        how = dict(seed=1, language=language) | more
-        return call_engine(self.engine, text, voice or self.voices[0], **how)
+        voice = voice or self.voices[0]
+        how = dict(seed=1, language=resolve_language(self.engine, None, voice)) | more
+        return call_engine(self.engine, text, voice, **how)
 
     def once(self, text, voice=None) -> np.ndarray: # as it sounded when it was first asked for
         key = text, voice or self.voices[0]
@@ -165,7 +165,7 @@ def goes_on(
     s:Subject, # what is looked at
 ) -> str: # what was seen; raises `Amiss`
     "Whether a text as long as a call may be is said whole."
-    limit = call_limit(s.engine, resolve_language(s.engine)) or Config.chunk_chars
+    limit = call_limit(s.engine, resolve_language(s.engine, None, s.voices[0])) or Config.chunk_chars
     limit = min(limit, Config.chunk_chars, declared(s.engine, "limit_bytes") or limit)
     some, text = re.split(r"(?<=\.) ", HARBOUR), ""
     while len(text) + len(some[0]) < limit: text, some = f"{text} {some[0]}".strip(), [*some[1:], some[0]]
