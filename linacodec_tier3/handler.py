@@ -375,7 +375,7 @@ def worker_config(
     heart = Heartbeat(cfg.heartbeat, lambda: _replacement.why)
     def scale(current): # asked before every job, in the loop that runs them
         on_shutdown(cfg, ends=True)
-        at_first(first, replace_now)
+        at_first(first, replace_now, cold_start)
         heart.start()
         return cfg.concurrency
     return WorkerConfig(handler=handler, concurrency_modifier=scale)

@@ -108,7 +108,7 @@ SHOWN_FIRST = ("codec", "linacodec_weights", "concurrency", "max_text_chars") # 
 NOT_ASKED = { # setting -> why the form has no field for it
     "device": "a listed worker has a GPU, and `auto` takes it",
     "volume_dir": "RunPod mounts a volume in one place",
-    **dict.fromkeys(("hf_home", "torch_home", "codec_home", "hibari_home", "voices_dir"),
+    **dict.fromkeys(("hf_home", "torch_home", "codec_home", "hibari_home", "voices_dir", "models_dir"),
                     "a folder that follows the volume by itself")}
 PRESETS = { # of the Hub's form: name -> variables
     "Small codec of the package: nothing is fetched": {"CODEC": "nano"},

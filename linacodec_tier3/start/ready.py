@@ -98,7 +98,7 @@ def get_ready(
 def at_first(
     last:Callable, # what is left to do before a job is taken
     lost:Callable, # called with one line if that fails, which it does for a lost GPU alone
-    phases:Phases=cold_start, # this process's clock
+    phases:Phases, # this process's clock
 ) -> bool: # whether this was the first time
     "Do what is left, once, and log how long the start took."
     if "first_take" in phases.at: return False
