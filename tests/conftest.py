@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+os.environ.pop("VIRTUAL_ENV", None)  # IPython, in which notebooks run, adds the packages of the one it names
 os.environ["CODEC"] = "none"  # a worker loads no codec, which takes it seconds, unless a test asks for one
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and threads would wait
 
