@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .. import __version__
 from ..config import Config, ConfigError, read_config
 from .plan import (
-    CUDA, IMAGE_DISK, POOLS, EndpointPlan, disk_needed, http_server, pools_with)
+    CUDA, IMAGE_DISK, POOLS, EndpointPlan, disk_needed, http_server, job_seconds, pools_with)
 
 # %% ../../nbs/deploy/01_mistakes.ipynb #d98f5acc
 class RunpodObject(BaseModel):
@@ -260,8 +260,8 @@ def wrong_timeout(
 ) -> Iterator[str]: # a line for each mistake
     "Times after which a worker is stopped before it can say why."
     if (timeout := body.get("timeout")) is None: return
-    given = (body.get("env") or {}).get("JOB_TIMEOUT_S", "")
-    job = float(given) if re.fullmatch(r"\d+(\.\d+)?", given) else Config.job_timeout_s
+    env = body.get("env") or {}
+    given, job = env.get("JOB_TIMEOUT_S", ""), job_seconds(env)
     if timeout < 5000:
         yield f"timeout {timeout}: RunPod counts milliseconds, 5000 at least; give it {1000*timeout}"
     elif timeout > 604_800_000: yield f"timeout {timeout}: RunPod takes a week at most; give it 604800000"

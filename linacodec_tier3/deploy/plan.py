@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DOCUMENTS', 'POOLS', 'STORAGE', 'CUDA', 'IMAGE_DISK', 'DISK', 'SERVER', 'GpuPool', 'pools_with', 'disk_needed',
-           'DeployError', 'in_commas', 'variable', 'wanted', 'EndpointPlan', 'at', 'http_server', 'endpoint_body',
-           'plan_table']
+           'DeployError', 'in_commas', 'variable', 'wanted', 'EndpointPlan', 'at', 'http_server', 'job_seconds',
+           'endpoint_body', 'plan_table']
 
 # %% ../../nbs/deploy/00_plan.ipynb #dd13a266
 import importlib.util, math, re
@@ -61,7 +61,7 @@ def pools_with(
 
 # %% ../../nbs/deploy/00_plan.ipynb #7929a685
 STORAGE = {"container disk": 0.10, "network volume": 0.07} # dollars for a GB and month
-CUDA = "13.0" # that torch 2.13 of PyPI is built for, with driver 580 or newer; the image's base has the same
+CUDA = "13.0" # that torch 2.13 of PyPI is built for, with driver 580 or newer
 IMAGE_DISK = { # GB, unpacked
     "Ubuntu and Python": 0.3,
     "torch 2.13, triton and CUDA libraries, as their wheels list them": 4.8,
@@ -172,10 +172,14 @@ def _environment(plan):
     if plan.concurrency != Config.concurrency: given["CONCURRENCY"] = str(plan.concurrency)
     return given | ({"PORT": str(plan.port)} if plan.type == "http" else {})
 
-def _milliseconds(plan):
-    given = dict(plan.env).get("JOB_TIMEOUT_S", "")
-    seconds = float(given) if re.fullmatch(r"\d+(\.\d+)?", given) else Config.job_timeout_s
-    return 1000 * (plan.timeout or math.ceil(seconds) + 60)
+def job_seconds(
+    env:Mapping, # variables of the worker
+) -> float: # JOB_TIMEOUT_S, or its default where that is not there or no number
+    "How long a job may take before the worker ends it."
+    given = env.get("JOB_TIMEOUT_S", "")
+    return float(given) if re.fullmatch(r"\d+(\.\d+)?", given) else Config.job_timeout_s
+
+def _milliseconds(plan): return 1000 * (plan.timeout or math.ceil(job_seconds(dict(plan.env))) + 60)
 
 # %% ../../nbs/deploy/00_plan.ipynb #9e2b6d98
 def endpoint_body(
