@@ -14,6 +14,7 @@ from nbdev.config import get_config
 from nbdev.process import extract_directives
 
 DPI = 80
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def is_skipped(
@@ -29,9 +30,9 @@ def is_skipped(
 
 def as_shown(
     text:str, # of a stream
-) -> str: # without what a terminal would have overwritten
-    "A progress bar's last state instead of all of them."
-    return re.sub(r"^.*\r(?!\n)", "", text.replace("\r\n", "\n"), flags=re.M)
+) -> str: # without what a terminal would have overwritten, and without this machine's way to the tree
+    "A progress bar's last state instead of all of them; paths as from the tree's top."
+    return re.sub(r"^.*\r(?!\n)", "", text.replace("\r\n", "\n"), flags=re.M).replace(f"{ROOT}/", "")
 
 
 def run_cell(

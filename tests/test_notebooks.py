@@ -1,5 +1,5 @@
 "Every notebook runs top to bottom, and is stored as a reader should find it."
-import ast, json, os, signal, subprocess, sys
+import ast, json, re, os, signal, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,6 +60,8 @@ def test_stored(path):
         fault = f"is over {MAX_BYTES:,} bytes: shorter clips, smaller pictures"
     elif code and not outputs: fault = "stores no output: run `make outputs`"
     elif any(out["output_type"] == "error" for out in outputs): fault = "stores an error: run `make outputs`"
+    elif ways := re.findall(r"/\S+/linacodec_tier3/\w+\.py:\d+", json.dumps(outputs)):
+        fault = f"stores a path of one machine, {ways[0]}: run `make outputs`"
     if fault: pytest.fail(f"{path.name} {fault}", pytrace=False)
 
 
