@@ -1,5 +1,5 @@
 "Every notebook runs top to bottom, and is stored as a reader should find it."
-import ast, json, re, os, signal, subprocess, sys
+import ast, json, os, re, signal, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 
