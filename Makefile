@@ -5,6 +5,7 @@ OUT ?= out
 LIMIT ?= 360
 BIN := .venv/bin
 READY := .venv/.ready
+ENGINES := .venv/.ready-engines
 SLOW := .venv/.ready-slow
 TRAIN := .venv/.ready-train
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
@@ -57,7 +58,7 @@ check: $(READY) ## in seconds: house rules, clean notebooks, a package that is w
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_clean
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/unchanged nbdev_export
 
-test: $(READY) ## every notebook's tests and tests/, side by side; JOBS=1 for one after another
+test: $(ENGINES) ## every notebook's tests and tests/, side by side; JOBS=1 for one after another
 	@$(PYTEST)
 
 slow: $(SLOW) ## the same, with what is flagged slow
@@ -135,14 +136,19 @@ $(READY): requirements.lock settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: PYTHON=$(PYTHON) is no Python 3.11 or newer" >&2; exit 1; }
 	@echo "Setting up .venv with $$($(PYTHON) --version): a few minutes the first time, torch being large"
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
-	@rm -f $@ $(SLOW) $(TRAIN)
+	@rm -f $@ $(ENGINES) $(SLOW) $(TRAIN)
 	@$(PIP) pip setuptools wheel
 	@$(PIP) --no-build-isolation -e ".[dev]"
 	@touch $@
 
-$(SLOW): $(READY)
+$(ENGINES): $(READY)
+	@echo "Adding every engine that shares an environment with the others"
+	@$(PIP) --no-build-isolation -e ".[engines]"
+	@touch $@
+
+$(SLOW): $(ENGINES)
 	@echo "Adding what the slow checks need"
-	@$(PIP) --no-build-isolation -e ".[slow,train,kokoro,kokoro_ja,piper,browser]"
+	@$(PIP) --no-build-isolation -e ".[slow,train,browser]"
 	@touch $@
 
 $(TRAIN): $(READY)
@@ -154,7 +160,7 @@ $(TRAIN): $(READY)
 lock: ## resolve settings.ini anew into requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install -q --upgrade pip setuptools wheel
-	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 "soupsieve<3" -e ".[dev,slow,train,kokoro,kokoro_ja,piper,browser]"
+	build/lock/bin/pip install -q --no-build-isolation torch==2.13.0 "soupsieve<3" -e ".[dev,engines,slow,train,browser]"
 	build/lock/bin/pip check
 	{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all --exclude-editable \
 		| grep -Ev '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/requirements.lock

@@ -10,8 +10,11 @@ readme = here / "README.md"
 cfg = ConfigParser()
 cfg.read(here / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
-EXTRAS = ("notebook", "dev", "slow", "train", "kokoro", "kokoro_ja", "piper", "browser")
+ENGINES = ("kokoro", "kokoro_ja", "piper", "echo", "transformers", "vibevoice", "chatterbox", "coqui",
+           "pocket")
+EXTRAS = ("notebook", "dev", "slow", "train", "browser", *ENGINES)
 extras = {name: cfg[f"{name}_requirements"].split() for name in EXTRAS}
+extras["engines"] = list(dict.fromkeys(line for name in ENGINES for line in extras[name]))
 extras["dev"] += extras["notebook"]
 released = f"v{cfg['version']}"
 
