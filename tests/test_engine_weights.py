@@ -10,10 +10,10 @@ import json, shutil, sys
 from collections import namedtuple
 from linacodec_tier3.config import get_config
 from linacodec_tier3.weights.files import WeightsError
-from linacodec_tier3.weights.models import model_files
+from linacodec_tier3.weights.models import ModelFiles, model_files
 if "full" in sys.argv: shutil.disk_usage = lambda path: namedtuple("Usage", "total used free")(100, 99, 1)
 best = ("voices/*.bin", "onnx/b.onnx")
-try: print(model_files("kokoro", best[:1], get_config(), "some/codec", best))
+try: print(model_files(ModelFiles("kokoro", best[:1], "some/codec", best), get_config()))
 except WeightsError as e: print("WeightsError:", e)
 """
 FILES = {"voices/a.bin": b"a" * 5000, "voices/z.bin": b"z" * 10,

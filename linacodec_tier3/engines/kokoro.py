@@ -19,7 +19,7 @@ import numpy as np
 from ..config import Config, get_config, resolve_device
 from ..tts import EngineError
 from ..weights.files import WeightsError
-from ..weights.models import find_model, model_files
+from ..weights.models import ModelFiles, find_model, model_files
 from .hibari import readable, spelled
 from .sessions import open_session
 
@@ -130,8 +130,9 @@ def kokoro_files(
 ) -> Path: # with voices, and a network unless a package has one; raises `WeightsError`, `OSError`
     "Where Kokoro's files are."
     needed = () if network_of_package() else (NETWORK,)
-    if found := find_model("kokoro", (ARCHIVE, "*.onnx"), cfg): return found
-    return model_files("kokoro", (VOICES, *needed), cfg, REPO, (VOICES, EXACT if exact else EIGHT_BIT))
+    if found := find_model(ModelFiles("kokoro", (ARCHIVE, "*.onnx")), cfg): return found
+    best = VOICES, EXACT if exact else EIGHT_BIT
+    return model_files(ModelFiles("kokoro", (VOICES, *needed), REPO, best), cfg)
 
 def network_in(
     folder:Path, # with Kokoro's files
