@@ -23,7 +23,7 @@ TARGETS = 5  # of one assignment, too many
 # with the server, 10. The explorer comes after everything that it shows. Those who train and those who judge
 # stand beside the house: nobody imports them, and of the two only the judges import the others.
 FOLDERS = {"text": 3, "weights": 5.05, "engines": 5.1, "codec": 5.3, "contract": 6, "speech": 7.5,
-           "start": 8.5, "web": 9.5,
+           "start": 8.5, "openai": 8.7, "web": 9.5,
            "local": 10.5, "deploy": 12.5, "explore": 14, "train": 90, "evaluate": 91}
 
 # Every command has a `main`, called as `python -m linacodec_tier3.MODULE`; nobody imports one by this name.
