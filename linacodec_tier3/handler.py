@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DELIVERED', 'ANSWERS', 'CONTENT', 'HARD_S', 'ABANDON_S', 'LEFT_S', 'request_here', 'CheckedRequest', 'engine_options',
            'check_format', 'check_request', 'bucket_store', 'answer', 'Replacement', 'health', 'voices', 'WorkerConfig',
-           'hold_back', 'JobOutput', 'StopAfterGrace', 'on_shutdown', 'give_up', 'replace_now', 'failed', 'handler',
-           'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
+           'hold_back', 'JobOutput', 'StopAfterGrace', 'on_shutdown', 'give_up', 'replace_now', 'failed', 'served',
+           'handler', 'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
 
 # %% ../nbs/09_handler.ipynb #d6c226d3
 #| eval: false
@@ -322,21 +322,34 @@ def failed(
     return error_result(f"internal error, {type(e).__name__}: {e}; the worker's log has the traceback")
 
 # %% ../nbs/09_handler.ipynb #61fcb195
+async def served(
+    job_id:str, # names the job in log lines, and seeds a request that names no seed
+    given:Any, # what is asked, straight from JSON
+    job:JobState, # clock and stop signal
+    cfg:Config, # settings
+    through:Callable=iter, # what the messages go through in the thread that makes them
+) -> AsyncIterator[Any]: # messages as in the contract, or what `through` gives; raises what ends the job
+    "What a request is answered with, whoever asked."
+    _job_id.set(job_id)
+    with contained(): request = check_request(given, cfg, job_id)
+    _running[job_id] = job
+    asyncio.current_task().add_done_callback(lambda _: _running.pop(job_id, None))
+    stuck, work = partial(give_up, job), through(answer(request, cfg, job, job_id))
+    try:
+        async with aclosing(on_loop(work, job, cfg.queue_chunks, ABANDON_S, stuck)) as messages:
+            async for message in messages: yield message
+    finally: _running.pop(job_id, None)
+
+# %% ../nbs/09_handler.ipynb #75e5f9c3
 async def handler(
     job:dict, # `id` and `input`, as RunPod sends them
 ) -> AsyncIterator[dict]: # messages as in the contract
-    "Answer one job, message by message."
+    "Answer one job of the queue, message by message."
     cfg, output = get_config(), JobOutput()
-    state = JobState(cfg.job_timeout_s)
-    _job_id.set(job["id"])
     on_shutdown(cfg)
+    work = served(job["id"], job.get("input"), JobState(cfg.job_timeout_s), cfg)
     try:
-        with contained(): request = check_request(job.get("input"), cfg, job["id"])
-        _running[job["id"]] = state
-        asyncio.current_task().add_done_callback(lambda _: _running.pop(job["id"], None))
-        work = answer(request, cfg, state, job["id"])
-        stuck = partial(give_up, state)
-        async with aclosing(on_loop(work, state, cfg.queue_chunks, ABANDON_S, stuck)) as messages:
+        async with aclosing(work) as messages:
             async for message in messages:
                 where = f"chunk {message['chunk']}, posting" if "chunk" in message else "posting"
                 with naming(where):
@@ -346,7 +359,6 @@ async def handler(
                 cold_start.mark("first_partial")
                 with naming(where): message.update(content)
     except Exception as e: yield failed(e)
-    finally: _running.pop(job["id"], None)
 
 # %% ../nbs/09_handler.ipynb #f06e14df
 class RunPodHandler(logging.Handler):
