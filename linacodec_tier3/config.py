@@ -178,6 +178,18 @@ class Config:
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
     bucket_name:str = setting("", str, "its bucket; as in RunPod's SDK the month, `MM-YY`, when unset")
+    port:int = setting(8000, number(1, 65535), "where the HTTP server listens")
+    port_health:int = setting(0, number(0, 65535),
+        "where the HTTP server is asked for its health, if not at PORT; 0: there")
+    health_check_path:str = setting("/ping", str, "under which path")
+    api_key:str = setting("", str, "what HTTP clients must send as a bearer token; without it, anybody may "
+        "ask, as behind a load-balancing endpoint, which has the platform's", repr=False)
+    cors_origins:str = setting("", str, "web pages that may ask the HTTP server from a browser: their "
+        "origins with commas between them, or `*`")
+    http_line:int = setting(8, number(0, 10_000),
+        "HTTP requests that may wait while CONCURRENCY are at work; more are told to come again")
+    openai_voices:str = setting("", str, "which voices the names of OpenAI's mean, as in "
+        "`alloy=heart,nova=bella`; without it, the engine's voices in turn")
 
 # %% ../nbs/01_config.ipynb #37eccc75
 def read_config(
