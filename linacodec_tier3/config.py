@@ -189,7 +189,7 @@ class Config:
     http_line:int = setting(8, number(0, 10_000),
         "HTTP requests that may wait while CONCURRENCY are at work; more are told to come again")
     openai_voices:str = setting("", str, "which voices the names of OpenAI's mean, as in "
-        "`alloy=heart,nova=bella`; without it, the engine's voices in turn")
+        "`alloy=heart,nova=bella`; without it, the engine's default one")
 
 # %% ../nbs/01_config.ipynb #37eccc75
 def read_config(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DELIVERED', 'ANSWERS', 'CONTENT', 'HARD_S', 'ABANDON_S', 'LEFT_S', 'request_here', 'CheckedRequest', 'engine_options',
-           'check_format', 'check_request', 'bucket_store', 'answer', 'Replacement', 'health', 'voices', 'WorkerConfig',
-           'hold_back', 'JobOutput', 'StopAfterGrace', 'on_shutdown', 'give_up', 'replace_now', 'failed', 'served',
-           'handler', 'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
+           'check_format', 'check_request', 'bucket_store', 'answer', 'Replacement', 'why_replaced', 'health', 'voices',
+           'WorkerConfig', 'hold_back', 'JobOutput', 'StopAfterGrace', 'on_shutdown', 'give_up', 'replace_now',
+           'failed', 'served', 'handler', 'RunPodHandler', 'log_to_runpod', 'worker_config', 'main']
 
 # %% ../nbs/09_handler.ipynb #d6c226d3
 #| eval: false
@@ -170,6 +170,10 @@ class Replacement:
         self.why = self.why or why
         _log.error("%s; this worker is to be replaced", why)
 
+def why_replaced() -> str: # one line; "" while all is well
+    "Why this worker is to be replaced."
+    return _replacement.why
+
 _log = logging.getLogger("linacodec_tier3")
 _replacement = Replacement()
 
@@ -257,10 +261,10 @@ class StopAfterGrace:
         if not self.ends: return
         nowhere = os.open(os.devnull, os.O_WRONLY)
         faulthandler.dump_traceback_later(self.grace_s + HARD_S, file=nowhere, exit=True)  # needs no lock
-        self.loop.call_soon_threadsafe(self._end_when_done)
+        self.loop.call_soon_threadsafe(self.end_when_done)
 
-    def _end_when_done(self): # the SDK may wait for its next job for another minute
-        if JobsProgress().get_job_count(): return self.loop.call_later(0.05, self._end_when_done)
+    def end_when_done(self) -> None: # the SDK may wait for its next job for another minute
+        if JobsProgress().get_job_count(): return self.loop.call_later(0.05, self.end_when_done)
         for task in asyncio.all_tasks(self.loop): task.cancel()
 
     def stop_jobs(self) -> None:

@@ -6,7 +6,7 @@
 __all__ = ['OPENAI_MODELS', 'OPENAI_VOICES', 'OpenAIError', 'SpeechRequest', 'read_speech_request', 'service_of', 'voice_table',
            'voice_of', 'as_input', 'models_list', 'voices_list']
 
-# %% ../../nbs/openai/01_requests.ipynb #90f9187b
+# %% ../../nbs/openai/01_requests.ipynb #a5618c61
 from collections.abc import Mapping
 from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +15,7 @@ from ..contract import RequestError, read_request
 from .encoders import STREAM_FORMATS
 from ..tts import EngineError, engine_class, engine_names, recordings, shown
 
-# %% ../../nbs/openai/01_requests.ipynb #6a68ee5c
+# %% ../../nbs/openai/01_requests.ipynb #5b0e4e89
 class OpenAIError(RequestError):
     "What is wrong with a request in OpenAI's form, or with its answer."
     def __init__(self,
@@ -33,7 +33,7 @@ class OpenAIError(RequestError):
         kind = kind or ("server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": dict(message=str(self), type=kind, param=self.param, code=self.code)}
 
-# %% ../../nbs/openai/01_requests.ipynb #ab0481b3
+# %% ../../nbs/openai/01_requests.ipynb #5ebb50b3
 class SpeechRequest(BaseModel):
     "The body of `POST /v1/audio/speech`."
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -51,7 +51,7 @@ class SpeechRequest(BaseModel):
     language:str|None = Field(None, description="not OpenAI's: as in a job's `input`")
     parameters:dict[str, Any] = Field({}, description="not OpenAI's: the engine's own options")
 
-# %% ../../nbs/openai/01_requests.ipynb #c2b0d758
+# %% ../../nbs/openai/01_requests.ipynb #2d156c93
 def read_speech_request(
     given:Any, # a body, straight from JSON
 ) -> SpeechRequest: # raises `OpenAIError` about the first key that is wrong
@@ -65,7 +65,7 @@ def read_speech_request(
         raise OpenAIError(f"`{key}` is missing: put {field.description} there", param=key)
     raise OpenAIError(f"{what}: {fault['msg'][:1].lower()}{fault['msg'][1:]}", param=key)
 
-# %% ../../nbs/openai/01_requests.ipynb #28014ae6
+# %% ../../nbs/openai/01_requests.ipynb #51973b57
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")  # and each with a date at its end
 OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer",
                  "verse", "marin", "cedar")
@@ -81,7 +81,7 @@ def service_of(
         message = f"`model` is {shown(model)}; known: {known}"
         raise OpenAIError(message, 404, "model", "model_not_found") from None
 
-# %% ../../nbs/openai/01_requests.ipynb #8a5e3666
+# %% ../../nbs/openai/01_requests.ipynb #0afcc948
 def voice_table(
     text:str, # NAME=VOICE with commas between them
 ) -> dict[str,str]: # OpenAI's name -> a voice of the engine, or a recording; raises `ValueError`
@@ -99,12 +99,10 @@ def voice_of(
 ) -> str: # as in a job's `input`, which is checked later
     "The voice that a name of OpenAI's means."
     engine = engine_class(service)
-    own = [*engine.voices(), *(recordings(cfg) if engine.copies_voices else ())]
-    if name in own or name not in {*OPENAI_VOICES, *table}: return name
-    if name in table: return table[name]
-    return own[OPENAI_VOICES.index(name) % len(own)] if own else "default"
+    if name in engine.voices() or engine.copies_voices and name in recordings(cfg): return name
+    return table.get(name, "default" if name in OPENAI_VOICES else name)
 
-# %% ../../nbs/openai/01_requests.ipynb #a6cbd788
+# %% ../../nbs/openai/01_requests.ipynb #f917d628
 def as_input(
     asked:SpeechRequest, # checked
     cfg:Config, # names the voices folder
@@ -120,7 +118,7 @@ def as_input(
     return dict(text=asked.input, service=service, voice=voice, speed=asked.speed, stream=True,
                 output_format="pcm_24", parameters=told | asked.parameters, **more)
 
-# %% ../../nbs/openai/01_requests.ipynb #ca858a33
+# %% ../../nbs/openai/01_requests.ipynb #98ba19cb
 def models_list() -> dict: # JSON, as from `GET /v1/models`
     "Every service as a model, and OpenAI's names for the default one."
     item = lambda name: dict(id=name, object="model", created=0, owned_by="linacodec-tier3")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST_PAUSE_S', 'MOST_PAUSE_S', 'Busy', 'Closed', 'Line']
 
-# %% ../../nbs/web/00_line.ipynb #ada9299a
+# %% ../../nbs/web/00_line.ipynb #284ebc6e
 import asyncio, math, time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from statistics import median
 from fastcore.basics import patch_to
 
-# %% ../../nbs/web/00_line.ipynb #c1d4c80b
+# %% ../../nbs/web/00_line.ipynb #310677cc
 class Busy(RuntimeError):
     "No room, not even in the line; the message says when there may be."
     def __init__(self,
@@ -27,7 +27,7 @@ class Closed(RuntimeError):
 
 LEAST_PAUSE_S, MOST_PAUSE_S = 1, 60
 
-# %% ../../nbs/web/00_line.ipynb #d6037d0a
+# %% ../../nbs/web/00_line.ipynb #dcd46240
 class Line:
     "Places at work and places to wait, of one event loop."
     def __init__(self,
@@ -35,9 +35,9 @@ class Line:
         waiting:int, # behind them
     ):
         self.places, self.most_waiting, self.waiting, self.busy = at_work, waiting, 0, 0
-        self._free, self._took, self._why = asyncio.Semaphore(at_work), deque(maxlen=32), ""
+        self._free, self._took, self.why = asyncio.Semaphore(at_work), deque(maxlen=32), ""
 
-    def close(self, why) -> None: self._why = why # one line for those who come, and those who wait
+    def close(self, why) -> None: self.why = why # one line for those who come, and those who wait
     @property
     def empty(self) -> bool: return not self.busy and not self.waiting # nobody is in it
 
@@ -46,21 +46,21 @@ class Line:
         seconds = typical * (1 + self.waiting) / self.places
         return min(MOST_PAUSE_S, max(LEAST_PAUSE_S, math.ceil(seconds)))
 
-# %% ../../nbs/web/00_line.ipynb #0e5cee6c
+# %% ../../nbs/web/00_line.ipynb #bbd9e142
 @patch_to(Line)
 @asynccontextmanager
 async def place(
     self,
 ) -> AsyncIterator[None]: # as long as the block lasts; raises `Busy`, `Closed`
     "A place at work, once there is one."
-    if self._why: raise Closed(self._why)
+    if self.why: raise Closed(self.why)
     if self._free.locked() and self.waiting >= self.most_waiting: raise Busy(self.pause_s())
     self.waiting += 1
     try: await self._free.acquire()
     finally: self.waiting -= 1
     self.busy, start = self.busy + 1, time.monotonic()
     try:
-        if self._why: raise Closed(self._why)
+        if self.why: raise Closed(self.why)
         yield
     finally:
         self.busy -= 1
