@@ -7,7 +7,7 @@ __all__ = ['MOST_BYTES', 'BY_TYPE', 'body_of', 'input_in', 'answer_form', 'KeyGu
            'add_routes', 'add_openai_routes', 'make_app', 'DrainThenExit', 'load_behind', 'run_server', 'in_thread',
            'unfit', 'main']
 
-# %% ../nbs/10_server.ipynb #02635339
+# %% ../nbs/10_server.ipynb #7499048d
 import asyncio, hmac, json, os, signal, socket, sys, threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from .config import Config, ConfigError, get_config, printable_output
 from .contract import RequestError, as_boolean, error_result, request_schema
 from .handler import StopAfterGrace, health, log_to_runpod, voices, why_replaced
 
-# %% ../nbs/10_server.ipynb #0d542524
+# %% ../nbs/10_server.ipynb #c5a1968f
 from .openai.requests import (OpenAIError, SpeechRequest, as_input, models_list,
                                               read_speech_request, voice_table, voices_list)
 from .phases import cold_start, note_since
@@ -34,7 +34,7 @@ from .tts import EngineError, said
 from .web.answers import (EVENTS, LINES, MEDIA_TYPES, OBJECT, Answer, AnswerForm,
                                           ServerState, openai_form, sound_form)
 
-# %% ../nbs/10_server.ipynb #93abc673
+# %% ../nbs/10_server.ipynb #afa87ded
 MOST_BYTES = 30_000_000  # of a request: what RunPod's load balancer lets through
 
 async def body_of(
@@ -55,7 +55,7 @@ def input_in(
     "What is asked, bare or under `input`."
     return body["input"] if isinstance(body, dict) and "input" in body and "text" not in body else body
 
-# %% ../nbs/10_server.ipynb #d3a8844a
+# %% ../nbs/10_server.ipynb #f37101e9
 BY_TYPE = {kind.partition(";")[0]: format for format, kind in reversed(MEDIA_TYPES.items())} | {
     "audio/*": "ogg_opus", "audio/opus": "ogg_opus", "audio/x-wav": "wav", "audio/pcm": "pcm_16"}
 
@@ -75,7 +75,7 @@ def answer_form(
     if not streams: return given, OBJECT
     return given, EVENTS if "text/event-stream" in kinds else LINES
 
-# %% ../nbs/10_server.ipynb #4b4a6f95
+# %% ../nbs/10_server.ipynb #d5d48c02
 class KeyGuard:
     "Lets requests in that carry the key, as ASGI middleware."
     def __init__(self,
@@ -99,7 +99,7 @@ class KeyGuard:
         sent = dict(scope["headers"]).get(b"authorization", b"")
         return hmac.compare_digest(sent.removeprefix(b"Bearer ").removeprefix(b"bearer "), self.key)
 
-# %% ../nbs/10_server.ipynb #67ce9637
+# %% ../nbs/10_server.ipynb #85e9e13d
 def ping_status(
     state:ServerState, # of the server
 ) -> int: # of HTTP
@@ -117,7 +117,7 @@ def server_health(
         most_waiting=line.most_waiting, first_sound_ms=round(1000 * median(first), 1) if first else None,
         ending=line.why)
 
-# %% ../nbs/10_server.ipynb #696314f8
+# %% ../nbs/10_server.ipynb #ad865457
 def add_routes(
     app:FastAPI, # gets them
     state:ServerState, # of the server
@@ -136,7 +136,7 @@ def add_routes(
     @app.get("/voices", summary="Engines, voices and options")
     async def which() -> dict: return await asyncio.to_thread(voices, state.cfg)
 
-# %% ../nbs/10_server.ipynb #da50fa27
+# %% ../nbs/10_server.ipynb #4c888cd4
 def add_openai_routes(
     app:FastAPI, # gets them
     state:ServerState, # of the server
@@ -161,7 +161,7 @@ def add_openai_routes(
         except OpenAIError as e: return JSONResponse(e.body(), e.status)
     for path in ("/v1/audio/voices", "/v1/voices"): app.get(path, summary="Voices of a service")(who)
 
-# %% ../nbs/10_server.ipynb #2e9b33aa
+# %% ../nbs/10_server.ipynb #2142ba91
 def make_app(
     state:ServerState, # of the server
 ) -> Callable: # ASGI; raises `ConfigError`
@@ -174,7 +174,7 @@ def make_app(
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     return app
 
-# %% ../nbs/10_server.ipynb #1986e594
+# %% ../nbs/10_server.ipynb #0eaac238
 class _Uvicorn(uvicorn.Server): # leaves signals to this package
     @contextmanager
     def capture_signals(self): yield
@@ -197,7 +197,7 @@ class DrainThenExit(StopAfterGrace):
         if not self.state.line.empty: self.loop.call_later(0.05, self.end_when_done)
         else: self.server.should_exit = True
 
-# %% ../nbs/10_server.ipynb #e0e52f57
+# %% ../nbs/10_server.ipynb #23af7def
 def load_behind(
     state:ServerState, # told when they are there
     failed:Callable[[str], None], # called on the loop with one line
@@ -228,7 +228,7 @@ async def run_server(
     await server.serve([sock] if sock else None)
     return "".join(why[:1])
 
-# %% ../nbs/10_server.ipynb #35a75fbc
+# %% ../nbs/10_server.ipynb #ce844fa4
 @contextmanager
 def in_thread(
     cfg:Config, # settings
@@ -246,7 +246,7 @@ def in_thread(
         for _, server in running: server.should_exit = True
         thread.join(); sock.close()
 
-# %% ../nbs/10_server.ipynb #34f70b5f
+# %% ../nbs/10_server.ipynb #60134cc4
 def unfit(
     cfg:Config, # settings
 ) -> str: # one line; "" for a machine that will do, and for one that is not RunPod's
@@ -264,8 +264,10 @@ def main() -> None:
         log_to_runpod(cfg)
         why = unfit(cfg) or asyncio.run(run_server(cfg))
     except (CodecUnavailable, ConfigError, EngineError, OSError) as e: why = str(e)
-    if why: sys.exit(f"linacodec-tier3 cannot serve: {why}")
+    if why: print(f"linacodec-tier3 cannot serve: {why}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr): stream.flush()
+    os._exit(int(bool(why)))  # a call of an engine that does not end keeps no process
 
-# %% ../nbs/10_server.ipynb #99c121ac
+# %% ../nbs/10_server.ipynb #c8b75de9
 #| eval: false
 if __name__ == "__main__": main()
