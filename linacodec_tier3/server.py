@@ -7,15 +7,16 @@ __all__ = ['MOST_BYTES', 'BY_TYPE', 'body_of', 'input_in', 'answer_form', 'KeyGu
            'add_routes', 'add_openai_routes', 'make_app', 'DrainThenExit', 'load_behind', 'run_server', 'in_thread',
            'unfit', 'main']
 
-# %% ../nbs/10_server.ipynb #7499048d
+# %% ../nbs/10_server.ipynb #12a93a27
 import asyncio, hmac, json, os, signal, socket, sys, threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from statistics import median
 from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.cors import CORSMiddleware
 from . import __version__
 from .background import kept_threads
@@ -24,7 +25,7 @@ from .config import Config, ConfigError, get_config, printable_output
 from .contract import RequestError, as_boolean, error_result, request_schema
 from .handler import StopAfterGrace, health, log_to_runpod, voices, why_replaced
 
-# %% ../nbs/10_server.ipynb #c5a1968f
+# %% ../nbs/10_server.ipynb #ba10b0e1
 from .openai.requests import (OpenAIError, SpeechRequest, as_input, models_list,
                                               read_speech_request, voice_table, voices_list)
 from .phases import cold_start, note_since
@@ -34,7 +35,7 @@ from .tts import EngineError, said
 from .web.answers import (EVENTS, LINES, MEDIA_TYPES, OBJECT, Answer, AnswerForm,
                                           ServerState, openai_form, sound_form)
 
-# %% ../nbs/10_server.ipynb #afa87ded
+# %% ../nbs/10_server.ipynb #38154cac
 MOST_BYTES = 30_000_000  # of a request: what RunPod's load balancer lets through
 
 async def body_of(
@@ -55,7 +56,7 @@ def input_in(
     "What is asked, bare or under `input`."
     return body["input"] if isinstance(body, dict) and "input" in body and "text" not in body else body
 
-# %% ../nbs/10_server.ipynb #f37101e9
+# %% ../nbs/10_server.ipynb #feb7daa0
 BY_TYPE = {kind.partition(";")[0]: format for format, kind in reversed(MEDIA_TYPES.items())} | {
     "audio/*": "ogg_opus", "audio/opus": "ogg_opus", "audio/x-wav": "wav", "audio/pcm": "pcm_16"}
 
@@ -75,13 +76,13 @@ def answer_form(
     if not streams: return given, OBJECT
     return given, EVENTS if "text/event-stream" in kinds else LINES
 
-# %% ../nbs/10_server.ipynb #d5d48c02
+# %% ../nbs/10_server.ipynb #35280e58
 class KeyGuard:
     "Lets requests in that carry the key, as ASGI middleware."
     def __init__(self,
         app:Callable, # what is guarded
         key:str, # "" lets everybody in
-        open_paths:tuple=(), # for which nobody needs one
+        open_paths:tuple=(), # for which nobody needs one, perhaps with a method, as in "GET /"
     ): self.app, self.key, self.open_paths = app, key.encode(), open_paths
 
     async def __call__(self, scope, receive, send):
@@ -94,12 +95,12 @@ class KeyGuard:
         await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     def _in(self, scope):
-        free = scope["path"] in self.open_paths or scope.get("method") == "OPTIONS"
-        if free or not self.key: return True
+        method, path = scope.get("method"), scope["path"]
+        if not self.key or method == "OPTIONS" or {path, f"{method} {path}"} & {*self.open_paths}: return True
         sent = dict(scope["headers"]).get(b"authorization", b"")
         return hmac.compare_digest(sent.removeprefix(b"Bearer ").removeprefix(b"bearer "), self.key)
 
-# %% ../nbs/10_server.ipynb #85e9e13d
+# %% ../nbs/10_server.ipynb #6c2f844a
 def ping_status(
     state:ServerState, # of the server
 ) -> int: # of HTTP
@@ -117,7 +118,7 @@ def server_health(
         most_waiting=line.most_waiting, first_sound_ms=round(1000 * median(first), 1) if first else None,
         ending=line.why)
 
-# %% ../nbs/10_server.ipynb #ad865457
+# %% ../nbs/10_server.ipynb #a2ab2608
 def add_routes(
     app:FastAPI, # gets them
     state:ServerState, # of the server
@@ -129,6 +130,9 @@ def add_routes(
         try: return Answer(state, *answer_form(input_in(await body_of(request)), accept))
         except RequestError as e: return JSONResponse(error_result(str(e)), 400)
     for path in ("/speak", "/"): app.post(path, openapi_extra=says, summary="Speak a text")(speak)
+    page = (files("linacodec_tier3.web") / "page.html").read_text("utf-8")
+    @app.get("/", summary="A page to listen", response_class=HTMLResponse)
+    async def listen() -> Response: return HTMLResponse(page)
     @app.get(state.cfg.health_check_path, summary="Whether this worker can take requests")
     async def ping() -> Response: return Response(status_code=ping_status(state))
     @app.get("/health", summary="How the worker is")
@@ -136,7 +140,7 @@ def add_routes(
     @app.get("/voices", summary="Engines, voices and options")
     async def which() -> dict: return await asyncio.to_thread(voices, state.cfg)
 
-# %% ../nbs/10_server.ipynb #4c888cd4
+# %% ../nbs/10_server.ipynb #8cb6737c
 def add_openai_routes(
     app:FastAPI, # gets them
     state:ServerState, # of the server
@@ -161,7 +165,7 @@ def add_openai_routes(
         except OpenAIError as e: return JSONResponse(e.body(), e.status)
     for path in ("/v1/audio/voices", "/v1/voices"): app.get(path, summary="Voices of a service")(who)
 
-# %% ../nbs/10_server.ipynb #2142ba91
+# %% ../nbs/10_server.ipynb #7fa56bba
 def make_app(
     state:ServerState, # of the server
 ) -> Callable: # ASGI; raises `ConfigError`
@@ -169,12 +173,12 @@ def make_app(
     app = FastAPI(title="LinaCodec Tier 3", version=__version__, summary="Speech while it is being spoken")
     add_routes(app, state)
     add_openai_routes(app, state)
-    app.add_middleware(KeyGuard, key=state.cfg.api_key, open_paths=(state.cfg.health_check_path,))
+    app.add_middleware(KeyGuard, key=state.cfg.api_key, open_paths=(state.cfg.health_check_path, "GET /"))
     if origins := [o.strip() for o in state.cfg.cors_origins.split(",") if o.strip()]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     return app
 
-# %% ../nbs/10_server.ipynb #0eaac238
+# %% ../nbs/10_server.ipynb #c824aecc
 class _Uvicorn(uvicorn.Server): # leaves signals to this package
     @contextmanager
     def capture_signals(self): yield
@@ -197,7 +201,7 @@ class DrainThenExit(StopAfterGrace):
         if not self.state.line.empty: self.loop.call_later(0.05, self.end_when_done)
         else: self.server.should_exit = True
 
-# %% ../nbs/10_server.ipynb #23af7def
+# %% ../nbs/10_server.ipynb #944dab0f
 def load_behind(
     state:ServerState, # told when they are there
     failed:Callable[[str], None], # called on the loop with one line
@@ -228,7 +232,7 @@ async def run_server(
     await server.serve([sock] if sock else None)
     return "".join(why[:1])
 
-# %% ../nbs/10_server.ipynb #ce844fa4
+# %% ../nbs/10_server.ipynb #63c9fb89
 @contextmanager
 def in_thread(
     cfg:Config, # settings
@@ -246,7 +250,7 @@ def in_thread(
         for _, server in running: server.should_exit = True
         thread.join(); sock.close()
 
-# %% ../nbs/10_server.ipynb #60134cc4
+# %% ../nbs/10_server.ipynb #7bb6bc69
 def unfit(
     cfg:Config, # settings
 ) -> str: # one line; "" for a machine that will do, and for one that is not RunPod's
@@ -268,6 +272,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr): stream.flush()
     os._exit(int(bool(why)))  # a call of an engine that does not end keeps no process
 
-# %% ../nbs/10_server.ipynb #c8b75de9
+# %% ../nbs/10_server.ipynb #fe296212
 #| eval: false
 if __name__ == "__main__": main()

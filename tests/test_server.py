@@ -1,7 +1,6 @@
-"The worker over HTTP: the same answers as through a queue, to OpenAI's own client too, and an end without loss."
+"The worker over HTTP: the same answers as through a queue, also to OpenAI's own client; no loss at its end."
 import base64, io, json, os, signal, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import av
 import openai
@@ -12,36 +11,13 @@ from linacodec_tier3.client import Client, batch, in_order, poll
 from linacodec_tier3.contract import FORMATS, STREAMED_FORMATS, check_message
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from linacodec_tier3.openai.encoders import STREAM_FORMATS
+from support_server import free_port, pinged, serving
 
-LINE = "The harbour lay still. Eleven boats rocked on their ropes, and nobody spoke. Far out, a lamp was lit. "
+LINE = ("The harbour lay still. Eleven boats rocked on their ropes, and nobody spoke. "
+        "Far out, a lamp was lit. ")
 TEXT = 4 * LINE
 CHANGES = {"generate_time_ms", "encode_time_ms", "process_time_ms", "timing", "elapsed_time_seconds",
            "real_time_factor"}  # from one answer to the next
-READY_S = 120
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free: return free.getsockname()[1]
-
-
-@contextmanager
-def serving(**env): # the real server: its process and its address
-    port = free_port()
-    env = os.environ | dict(PORT=str(port), CODEC="nano") | env
-    command = [sys.executable, "-m", "linacodec_tier3.server"]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            url, until = f"http://127.0.0.1:{port}", time.monotonic() + READY_S
-            while pinged(url) != 200:
-                assert process.poll() is None and time.monotonic() < until, process.stdout.read1().decode()
-                time.sleep(0.1)
-            yield process, url
-        finally: process.kill()
-
-
-def pinged(url):
-    try: return requests.get(f"{url}/ping", timeout=5).status_code
-    except requests.ConnectionError: return None
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +131,8 @@ def test_a_client_that_goes_away_leaves_nothing(server):
             head = f"POST /speak HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             raw.sendall(head.encode() + body)
     until(lambda: not busy(server))
-    assert lines_of(server, text="All is well.", stream=True, output_format="pcm_24")[-1]["status"] == "complete"
+    *_, last = lines_of(server, text="All is well.", stream=True, output_format="pcm_24")
+    assert last["status"] == "complete"
 
 
 def test_sigterm_lets_a_job_finish_and_turns_others_away():
@@ -166,7 +143,7 @@ def test_sigterm_lets_a_job_finish_and_turns_others_away():
             next(lines)
             process.send_signal(signal.SIGTERM)
             until(lambda: pinged(url) == 503)
-            refused = requests.post(f"{url}/speak", json=dict(text="Hi.", output_format="pcm_24"), timeout=30)
+            refused = requests.post(f"{url}/speak", json=dict(text="Hi."), timeout=30)
             *_, last = lines
         assert refused.status_code == 503 and "Retry-After" in refused.headers
         assert json.loads(last)["status"] == "complete"

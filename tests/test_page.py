@@ -1,0 +1,116 @@
+"The server's page in a browser: it speaks, shows where it is, stops, and says what is wrong."
+import os
+from pathlib import Path
+
+import pytest
+
+from support_browser import IN_BROWSER, browser
+from support_server import serving
+
+pytestmark = IN_BROWSER
+assert browser
+TEXT = "The harbour lay still. 🌊 Eleven boats rocked on their ropes, and nobody spoke. " * 6
+COUNT = """() => {
+  window.heard = [];
+  const start = AudioBufferSourceNode.prototype.start;
+  AudioBufferSourceNode.prototype.start = function(when) {
+    const peak = this.buffer.getChannelData(0).reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    heard.push({seconds: this.buffer.duration, when, peak});
+    return start.call(this, when);
+  };
+}"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as (_, url): yield url
+
+
+@pytest.fixture
+def page(server, browser): # the page, as somebody finds it; what the browser complains of, and whom it asks
+    context = browser.new_context(viewport=dict(width=390, height=844))
+    page = context.new_page()
+    page.faults, page.hosts = [], set()
+    page.on("console", lambda m: m.type in ("error", "warning") and page.faults.append(m.text))
+    page.on("pageerror", lambda e: page.faults.append(str(e)))
+    page.on("request", lambda r: page.hosts.add("/".join(r.url.split("/")[:3])))
+    page.add_init_script(f"({COUNT})()")
+    page.goto(server)
+    page.wait_for_selector("#service option", state="attached")
+    yield page
+    context.close()
+
+
+def speak(page, text, **chosen):
+    page.fill("#text", text)
+    for field, value in chosen.items(): page.select_option(f"#{field}", value)
+    page.click("#speak")
+
+
+@pytest.mark.parametrize("format", ["pcm_24", "pcm_16"])
+def test_it_speaks_and_shows_what_is_said(page, server, format):
+    speak(page, TEXT, format=format)
+    page.wait_for_selector("#said mark")
+    marked = page.inner_text("#said mark")
+    assert marked.strip() and marked in TEXT and page.inner_text("#said").strip() == TEXT.strip()
+    page.wait_for_function("document.getElementById('seconds').textContent.startsWith('2')")
+    heard = page.evaluate("heard")
+    assert len(heard) >= 2 and all(h["peak"] > 0.01 for h in heard)
+    gaps = [b["when"] - a["when"] - a["seconds"] for a, b in zip(heard, heard[1:])]
+    assert max(map(abs, gaps)) < 0.01  # each begins where the one before it ends
+    assert page.inner_text("#first").endswith(" ms") and "as LinaCodec tokens" in page.inner_text("#bytes")
+    assert not page.faults and page.hosts == {server}
+
+
+def test_stop_ends_it_and_it_speaks_again(page):
+    speak(page, TEXT * 50)
+    page.wait_for_selector("#said mark")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#speak:enabled")
+    assert page.locator("#said mark").count() == 0 and page.is_disabled("#stop")
+    speak(page, "All is well.")
+    page.wait_for_selector("#speak:enabled", timeout=30_000)
+    assert not page.faults and not page.inner_text("#error")
+
+
+def test_what_is_wrong_is_said(page):
+    speak(page, "🌊", format="pcm_24")
+    page.evaluate("document.getElementById('voice').append(new Option('nobody', 'nobody', true, true))")
+    page.click("#speak")
+    page.wait_for_function("document.getElementById('error').textContent.includes('nobody')")
+    assert page.is_enabled("#speak")
+
+
+def test_a_key_is_asked_for_where_one_is_needed(browser):
+    with serving(API_KEY="secret", CODEC="none") as (_, url):
+        page = browser.new_page()
+        page.goto(url)
+        page.wait_for_function("document.getElementById('error').textContent.includes('bearer token')")
+        page.fill("#key", "secret")
+        page.press("#key", "Tab")
+        page.wait_for_selector("#service option", state="attached")
+        speak(page, "All is well.", format="pcm_24")
+        page.wait_for_function("document.getElementById('seconds').textContent.endsWith('s')")
+        page.close()
+
+
+def test_it_fits_a_telephone_and_works_by_keyboard(page):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    unlabelled = page.evaluate("""[...document.querySelectorAll('input,select,textarea')]
+                                  .filter(e => !e.labels.length).map(e => e.id)""")
+    assert not unlabelled
+    page.fill("#text", "All is well.")
+    page.focus("#text")
+    for _ in range(4): page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "speak"
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('seconds').textContent.endsWith('s')")
+
+
+def test_picture_of_it_for_the_docs(page): # PAGE_PICTURE=nbs/images/page.png keeps it
+    page.set_viewport_size(dict(width=760, height=640))
+    speak(page, TEXT)
+    page.wait_for_selector("#said mark")
+    shot = page.screenshot()
+    assert len(shot) > 10_000
+    if name := os.environ.get("PAGE_PICTURE"): Path(name).write_bytes(shot)
