@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'ENGINE_MEMBERS', 'RECORDINGS', 'EngineError',
            'Option', 'shown', 'said', 'check_option', 'Engine', 'declared', 'resolve_language', 'call_limit',
-           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'register_engine', 'forget_engine',
-           'engine_class', 'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor', 'recordings',
-           'resolve_voice']
+           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_to_install', 'register_engine',
+           'forget_engine', 'engine_class', 'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor',
+           'recordings', 'resolve_voice']
 
 # %% ../nbs/05_tts.ipynb #78b4e96a
 import logging, re, threading, time
@@ -81,8 +81,9 @@ class Engine(Protocol):
     speeds:tuple[float,float] # slowest and fastest `speed`
     options:tuple[Option,...] # what `parameters` may hold
     copies_voices:bool # whether `voice` may be a reference recording
-    # and, where an engine has them, what `declared` says, and `prepare(recording)`, which computes what
-    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`
+    # and, where an engine has them, what `declared` says, `prepare(recording)`, which computes what
+    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`, and a static method
+    # `weights(cfg)`, a tuple of the `weights.models.ModelFiles` that it loads
 
     @staticmethod
     def voices() -> Mapping[str,str]: # name -> description, the default voice first
@@ -110,7 +111,9 @@ DECLARED = {"languages": (),  # ISO codes, the default first; () when they are n
             "char_s": 0.2,    # seconds of sound that a letter may take, see `engines.calls`; None: no matter
             "licence": "",          # of its code, as in "MIT"
             "weights_licence": "",  # of what it loads
-            "requires": ()}         # modules that it imports when it loads
+            "requires": (),         # modules that it imports when it loads
+            "suits": "",            # when to take it, in half a sentence, for people who choose
+            "offers": {}}           # "voices", "languages" in words, where they depend on files
 
 def declared(
     engine:type, # an engine, or its class
@@ -195,6 +198,12 @@ def engine_names() -> list[str]: # what `service` may be, sorted
     "Every engine that can be asked for; nothing is loaded."
     others = (e.name for e in entry_points(group=ENGINE_GROUP) if _offered(e))
     return sorted({*_classes, *BUILT_IN_ENGINES, *others})
+
+def engines_to_install() -> dict[str,str]: # name -> the command that brings its extra
+    "Engines that packages here have, and whose extra is not installed."
+    def command(e): return f"pip install '{e.dist.name.replace('_', '-')}[{','.join(e.extras)}]'"
+    lacking = {e.name: command(e) for e in entry_points(group=ENGINE_GROUP) if not _offered(e)}
+    return {name: lacking[name] for name in sorted(lacking)}
 
 # %% ../nbs/05_tts.ipynb #ad83ea7d
 def _ill_declared(what, value): # "", or what it must be
