@@ -36,16 +36,17 @@ from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_confi
                                     printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
 from .heartbeat import Heartbeat
+from .memory import memory_left
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
                                         delivery, generate_batch_audio, generate_stream)
 from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .speech.attempts import naming
 from .start.fitness import register_checks
-from .start.ready import SENTENCE, at_first, get_ready, warm_up_worker
+from .start.ready import SENTENCE, at_first, get_ready, speak_again
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
-                                 declared, known_rate, load_tts_model, recordings, resolve_language,
-                                 resolve_voice, shown)
+                                 declared, in_use, known_rate, load_tts_model, loaded_engines, recordings,
+                                 resolve_language, resolve_voice, shown)
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
                                       read_request, wire_size, with_limits)
 
@@ -155,8 +156,9 @@ def answer(
     with job.timed("load"), job.at("while engine and codec were loaded"):
         model, codec = load_tts_model(request.service), around(codec_for(request.output_format))
     what = (request.text, request.voice, model, request.output_format, request.how, job, codec)
-    if request.stream: yield from generate_stream(*what)
-    else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
+    with in_use(model):
+        if request.stream: yield from generate_stream(*what)
+        else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
 
 # %% ../nbs/09_handler.ipynb #58013008
 class Replacement:
@@ -186,6 +188,7 @@ def health(
     return dict(version=__version__, uptime_seconds=round(time.time() - _started, 1),
                 device=resolve_device(cfg.device), jobs=len(_running), linacodec=linacodec_available(),
                 codec=codec_state(), services=engine_names(), default_service=cfg.default_service,
+                engines=loaded_engines(), memory={k: str(room) for k, room in memory_left().items()},
                 volume=cfg.volume_dir.is_dir(), output_formats=available_formats(), limits=limits,
                 cold_start=phase_report(cold_start), problem=_replacement.why)
 
@@ -388,12 +391,12 @@ def main() -> None:
         with cold_start.phase("settings"): cfg = get_config()
         log_to_runpod(cfg)
         with cold_start.phase("checks"): fit = register_checks(cfg)
-        models = fit and get_ready(cfg)  # unfit, it is ended by the SDK, which says why
+        spoken = fit and get_ready(cfg)  # unfit, it is ended by the SDK, which says why
         with cold_start.phase("request"), suppress(RequestError):  # its type is made, too
             check_request(dict(text=SENTENCE, output_format="pcm_24"), cfg)
     except (CodecUnavailable, ConfigError, EngineError, ValueError) as e:
         sys.exit(f"linacodec-tier3 cannot start: {e}")
-    again = partial(warm_up_worker, *models, cfg) if models else lambda: None
+    again = partial(speak_again, cfg) if spoken else lambda: None
     try: runpod.serverless.start(worker_config(cfg, again))
     except asyncio.CancelledError: pass  # by `StopAfterGrace`: no job is left
 

@@ -5,20 +5,23 @@
 # %% auto #0
 __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'ENGINE_MEMBERS', 'RECORDINGS', 'EngineError',
            'Option', 'shown', 'said', 'check_option', 'Engine', 'declared', 'resolve_language', 'call_limit',
-           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_to_install', 'register_engine',
-           'forget_engine', 'engine_class', 'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor',
-           'recordings', 'resolve_voice']
+           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_to_install', 'known_rate',
+           'register_engine', 'forget_engine', 'engine_class', 'load_tts_model', 'turn', 'in_use', 'loaded_engines',
+           'give_up_engine', 'successor', 'recordings', 'resolve_voice']
 
 # %% ../nbs/05_tts.ipynb #78b4e96a
 import logging, re, threading, time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Mapping, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 import numpy as np
-from .config import Config, get_config
+from .config import Config, get_config, resolve_device
+from .loaded import Shelf, shelf_state, take_in
 
 # %% ../nbs/05_tts.ipynb #db407e09
 class EngineError(RuntimeError):
@@ -181,7 +184,7 @@ ENGINE_GROUP = "linacodec_tier3.engines"  # of entry points
 BUILT_IN_ENGINES = {"hibari": "linacodec_tier3.engines.hibari:HibariEngine",
                     "tone": "linacodec_tier3.engines.tone:Tone"}
 _classes:dict[str,type] = {}    # by name, as far as they have been asked for
-_loaded:dict[str,Engine] = {}   # ready to speak
+_loaded = Shelf(lambda engine: turn(engine).locked())  # ready to speak
 
 def extra_is_there(
     extra:str, # of a package, as in "kokoro"
@@ -219,6 +222,13 @@ def _ill_declared(what, value): # "", or what it must be
     if isinstance(DECLARED[what], dict): return "" if isinstance(value, Mapping) else "a mapping"
     return "" if isinstance(value, str) else "a string"
 
+def known_rate(
+    engine:type, # an engine, or its class
+) -> int|None: # Hz; None: it is known when the engine is loaded
+    "The rate of an engine's sound, as far as it is known."
+    rates = (getattr(e, "rate", None) for e in (engine, _loaded.peek(engine.name)))
+    return next((int(r) for r in rates if isinstance(r, int | np.integer) and r > 0), None)
+
 # %% ../nbs/05_tts.ipynb #8a2afe7c
 ENGINE_MEMBERS = ("name", "speeds", "options", "copies_voices", "voices", "synthesise")
 
@@ -240,7 +250,7 @@ def forget_engine(
     service:str, # an engine's name
 ) -> None:
     "Drop a loaded engine, so that the next request loads a fresh one."
-    _loaded.pop(service, None)
+    _loaded.drop(service)
 
 # %% ../nbs/05_tts.ipynb #aabe3aad
 _importing = threading.RLock()
@@ -267,34 +277,30 @@ def engine_class(
 
 # %% ../nbs/05_tts.ipynb #42dab808
 _log = logging.getLogger(__name__)
-_locks:dict[str,threading.Lock] = {}
 
-def known_rate(
-    engine:type, # an engine, or its class
-) -> int|None: # Hz; None: it is known when the engine is loaded
-    "The rate of an engine's sound, as far as it is known."
-    rates = (getattr(e, "rate", None) for e in (engine, _loaded.get(engine.name)))
-    return next((int(r) for r in rates if isinstance(r, int | np.integer) and r > 0), None)
+def _ready(cls): # an engine of this class, loaded; raises `EngineError`
+    start = time.perf_counter()
+    try: engine = cls()
+    except EngineError: raise
+    except BaseException as e:  # SystemExit, too
+        raise EngineError(f"engine {cls.name!r} does not load: {said(e)}") from e
+    if known_rate(engine) is None:
+        rate = shown(getattr(engine, "rate", None))
+        raise EngineError(f"engine {cls.name!r}, loaded, has `rate` {rate}: it must be its Hz")
+    _log.info("engine %s loaded in %.2f s", cls.name, time.perf_counter() - start)
+    for licence in only_non_commercial(cls):
+        _log.warning("engine %s is under %s: not for commercial use", cls.name, licence)
+    return engine
 
 def load_tts_model(
     model_name:str="default", # a `service`
 ) -> Engine: # ready to speak; raises as `engine_class`, or `EngineError` if it does not load
-    "The engine of a service, loaded on first use and kept."
-    cls = engine_class(model_name)
-    with _locks.setdefault(cls.name, threading.Lock()):
-        if cls.name not in _loaded:
-            start = time.perf_counter()
-            try: _loaded[cls.name] = cls()
-            except EngineError: raise
-            except BaseException as e:  # SystemExit, too
-                raise EngineError(f"engine {cls.name!r} does not load: {said(e)}") from e
-            if known_rate(_loaded[cls.name]) is None:
-                rate = getattr(_loaded.pop(cls.name), "rate", None)
-                raise EngineError(f"engine {cls.name!r}, loaded, has `rate` {shown(rate)}: it must be its Hz")
-            _log.info("engine %s loaded in %.2f s", cls.name, time.perf_counter() - start)
-            for licence in only_non_commercial(cls):
-                _log.warning("engine %s is under %s: not for commercial use", cls.name, licence)
-        return _loaded[cls.name]
+    "The engine of a service, loaded on first use and kept as long as there is room for it."
+    cls, cfg = engine_class(model_name), get_config()
+    if (there := _loaded.find(cls.name)) is not None: return there
+    memory = declared(cls, "memory")
+    place = "GPU memory" if memory and resolve_device(cfg.device) == "cuda" else "memory"
+    return take_in(_loaded, cls.name, partial(_ready, cls), {place: memory}, cfg.max_engines)
 
 # %% ../nbs/05_tts.ipynb #f06f9a03
 _turns:WeakKeyDictionary = WeakKeyDictionary()
@@ -305,6 +311,16 @@ def turn(
     "The lock by which jobs take turns at an engine."
     return _turns.setdefault(engine, threading.Lock())
 
+def in_use(
+    engine:Engine, # a loaded engine
+): # a context: as long as it lasts, the engine is not given up for others
+    "Somebody is going to speak with an engine, more than once."
+    return _loaded.in_use(engine)
+
+def loaded_engines() -> dict[str,dict]: # JSON: service -> unused seconds, whether it is at work, MB
+    "Which engines are loaded."
+    return shelf_state(_loaded)
+
 # %% ../nbs/05_tts.ipynb #68141fd7
 _given_up:WeakSet = WeakSet()
 
@@ -313,7 +329,7 @@ def give_up_engine(
 ) -> None:
     "Leave an engine to itself; who waits for its turn, and who comes next, gets a fresh one."
     _given_up.add(engine)
-    if _loaded.get(engine.name) is engine: forget_engine(engine.name)
+    if _loaded.peek(engine.name) is engine: forget_engine(engine.name)
 
 def successor(
     engine:Engine, # that was loaded once
