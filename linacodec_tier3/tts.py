@@ -191,7 +191,9 @@ def extra_is_there(
     asked_for:Iterable[str], # what the package says that it requires
 ) -> bool: # False, too, where it has no such extra
     "Whether all that an extra brings is installed."
-    wanted = [re.match(r"[\w.-]+", r)[0] for r in asked_for if re.search(rf"extra == .{extra}\b", r)]
+    def plain(name): return re.sub(r"[-_.]+", "-", name).lower() # as metadata has it: kokoro-ja
+    def extras(r): return map(plain, re.findall(r"""extra == ['"]([^'"]+)""", r))
+    wanted = [re.match(r"[\w.-]+", r)[0] for r in asked_for if plain(extra) in extras(r)]
     return bool(wanted) and all(next(Distribution.discover(name=name), None) for name in wanted)
 
 def _offered(entry): # False for an engine whose extra is not installed
