@@ -7,14 +7,14 @@ __all__ = ['RECORDINGS', 'KINDS', 'BY_SOUNDFILE', 'CODECS', 'RECORDING_BYTES', '
            'BEST_RATE', 'MANY', 'BLOCK', 'LEAST_HEARD_S', 'LEVEL_DB', 'PEAK', 'FAINT_DB', 'ACTIVE_DB', 'RecordingError',
            'kind_of', 'blocks_of', 'read_sound', 'speech_db', 'levelled']
 
-# %% ../nbs/03_recordings.ipynb #06f51043
+# %% ../nbs/03_recordings.ipynb #22c8de84
 import io, math, time
 from collections.abc import Iterator
 from typing import Any
 import numpy as np, soundfile, soxr
 from .audio import fade, trim
 
-# %% ../nbs/03_recordings.ipynb #2437eb74
+# %% ../nbs/03_recordings.ipynb #b3c783db
 RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm")  # ends of names in the voices folder
 KINDS = (  # FFmpeg's name of a format, where its mark stands, and what it is
     ("wav", 8, (b"WAVE",)), ("flac", 0, (b"fLaC",)), ("ogg", 0, (b"OggS",)), ("aiff", 8, (b"AIFF", b"AIFC")),
@@ -27,7 +27,7 @@ CODECS = ("aac", "alac", "mp3float", "mp3", "opus", "libopus", "vorbis", "libvor
           "pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be",
           "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be")  # FFmpeg opens no other, of pictures neither
 
-# %% ../nbs/03_recordings.ipynb #46d25b6e
+# %% ../nbs/03_recordings.ipynb #649df910
 class RecordingError(ValueError):
     "A recording that cannot be used; the message completes \"recording me.wav …\"."
 
@@ -41,7 +41,7 @@ def kind_of(
     page = ", but a web page" if data[:200].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<") else ""
     raise RecordingError("cannot be read: it is none of " + ", ".join(s[1:] for s in RECORDINGS) + page)
 
-# %% ../nbs/03_recordings.ipynb #6814ac2e
+# %% ../nbs/03_recordings.ipynb #044f7846
 RECORDING_BYTES = 15_000_000  # of a file, at most: as much as the largest request holds in base64
 MOST_S, AROUND_S = 300., 30.  # seconds that anybody may want of a recording, and of silence before them
 READ_S = 20.                  # seconds that the reading may take
@@ -69,7 +69,7 @@ def _by_ffmpeg(data, kind):
         for packet in f.demux(stream):
             for frame in packet.decode(): yield _samples(frame), frame.sample_rate
 
-# %% ../nbs/03_recordings.ipynb #5dc06a57
+# %% ../nbs/03_recordings.ipynb #e615cfae
 def _samples(frame): # of FFmpeg's, as float32 of shape (n, channels)
     found, channels = frame.to_ndarray(), frame.layout.nb_channels
     found = found.T if frame.format.is_planar else found.reshape(-1, channels)
@@ -93,14 +93,14 @@ def blocks_of(
         if came: return
     raise RecordingError(f"cannot be read: as {kind} it is damaged, or cut off" if faults else "is empty")
 
-# %% ../nbs/03_recordings.ipynb #8d048db3
+# %% ../nbs/03_recordings.ipynb #eee31736
 def _usable(block, its): # raises `RecordingError`
     if not RATES[0] <= its <= RATES[1]:
         raise RecordingError(f"is at {its} Hz: {RATES[0]} to {RATES[1]} are read")
     if np.isfinite(block).all(): return block
     raise RecordingError("has samples that are no numbers: export it again")
 
-# %% ../nbs/03_recordings.ipynb #4b0648b0
+# %% ../nbs/03_recordings.ipynb #790bd0bf
 class _Gathered:
     "One channel at one rate, of blocks as they come."
     def __init__(self):
@@ -130,10 +130,9 @@ class _Gathered:
     def mono(self): # and nothing is kept
         parts, self._parts = self._parts[bool(self._power[0] <= 0.01 * self._power[1])], ()
         audio = np.concatenate(parts)
-        audio -= np.float32(audio.mean(dtype=np.float64))
-        return audio
+        return audio - np.float32(audio.mean(dtype=np.float64))
 
-# %% ../nbs/03_recordings.ipynb #aa4a7685
+# %% ../nbs/03_recordings.ipynb #76343c8b
 LEAST_HEARD_S = 0.5  # seconds of sound of which a voice can be known
 
 def read_sound(
@@ -156,7 +155,7 @@ def read_sound(
         raise RecordingError(f"has {len(audio) / rate:.2f} s of sound: record a few seconds of speech")
     return fade(audio[:max(1, int(most_s * rate))], rate), rate
 
-# %% ../nbs/03_recordings.ipynb #10f2c36a
+# %% ../nbs/03_recordings.ipynb #f0584a1a
 LEVEL_DB, PEAK = -20., 0.9  # of the speech in a recording, dB below full scale; of its loudest sample
 FAINT_DB = -65.             # a level that nobody can have meant
 ACTIVE_DB = -25.            # what is that far below the loudest is a pause
