@@ -31,6 +31,7 @@ from .contract import (
     FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, request_schema, schema, wire_size)
 from .deploy.command import deploy_command, deploy_options
 from .engines.conformance import check
+from .engines.voices import to_be_sent
 from .doctor import examine, todos, verdict
 from .handler import health, voices
 from .tts import (EngineError, declared, engine_class, engine_names, known_rate,
@@ -252,6 +253,7 @@ def run_command(
     "What `linacodec-tier3 run` does."
     if not args.verbose: logging.getLogger("linacodec_tier3").setLevel(logging.WARNING)  # for the bar
     given = {k: v for k, v in vars(args).items() if k in Request.model_fields and v is not None}
+    if args.voice: given["voice"] = to_be_sent(args.voice)
     codec = decoder(args.format)
     given["output_format"] = args.format or (TOKENS if codec else "pcm_24")
     with until_told(), somewhere(args.url, args.api_key) as endpoint:

@@ -7,27 +7,26 @@ __all__ = ['RECORDINGS', 'KINDS', 'BY_SOUNDFILE', 'CODECS', 'RECORDING_BYTES', '
            'BEST_RATE', 'MANY', 'BLOCK', 'LEAST_HEARD_S', 'LEVEL_DB', 'PEAK', 'FAINT_DB', 'ACTIVE_DB', 'RecordingError',
            'kind_of', 'blocks_of', 'read_sound', 'speech_db', 'levelled']
 
-# %% ../nbs/03_recordings.ipynb #22c8de84
+# %% ../nbs/03_recordings.ipynb #f680b372
 import io, math, time
 from collections.abc import Iterator
-from typing import Any
 import numpy as np, soundfile, soxr
 from .audio import fade, trim
 
-# %% ../nbs/03_recordings.ipynb #b3c783db
+# %% ../nbs/03_recordings.ipynb #98033b73
 RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm")  # ends of names in the voices folder
 KINDS = (  # FFmpeg's name of a format, where its mark stands, and what it is
     ("wav", 8, (b"WAVE",)), ("flac", 0, (b"fLaC",)), ("ogg", 0, (b"OggS",)), ("aiff", 8, (b"AIFF", b"AIFC")),
     ("caf", 0, (b"caff",)), ("matroska", 0, (b"\x1aE\xdf\xa3",)), ("aac", 0, (b"\xff\xf1", b"\xff\xf9")),
     ("mov", 4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")), ("amr", 0, (b"#!AMR",)),
     ("mp3", 0, (b"ID3", *(b"\xff" + bytes([b]) for b in (0xe2, 0xe3, 0xf2, 0xf3, 0xfa, 0xfb)))))
-BY_SOUNDFILE = ("wav", "flac", "ogg", "aiff", "caf", "mp3")  # by FFmpeg, too, where libsndfile cannot
+BY_SOUNDFILE = ("wav", "flac", "ogg", "aiff", "caf")  # by FFmpeg, too, where libsndfile cannot
 CODECS = ("aac", "alac", "mp3float", "mp3", "opus", "libopus", "vorbis", "libvorbis", "flac", "ac3", "eac3",
           "amrnb", "amrwb", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "gsm_ms", "pcm_alaw", "pcm_mulaw",
           "pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be",
           "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be")  # FFmpeg opens no other, of pictures neither
 
-# %% ../nbs/03_recordings.ipynb #649df910
+# %% ../nbs/03_recordings.ipynb #f5af2aa5
 class RecordingError(ValueError):
     "A recording that cannot be used; the message completes \"recording me.wav …\"."
 
@@ -41,7 +40,7 @@ def kind_of(
     page = ", but a web page" if data[:200].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<") else ""
     raise RecordingError("cannot be read: it is none of " + ", ".join(s[1:] for s in RECORDINGS) + page)
 
-# %% ../nbs/03_recordings.ipynb #044f7846
+# %% ../nbs/03_recordings.ipynb #7641717a
 RECORDING_BYTES = 15_000_000  # of a file, at most: as much as the largest request holds in base64
 MOST_S, AROUND_S = 300., 30.  # seconds that anybody may want of a recording, and of silence before them
 READ_S = 20.                  # seconds that the reading may take
@@ -56,6 +55,7 @@ def _by_soundfile(data, kind):
         while len(block := f.read(BLOCK // f.channels, dtype="float32", always_2d=True)):
             yield block, f.samplerate
 
+# %% ../nbs/03_recordings.ipynb #be28dde6
 def _by_ffmpeg(data, kind):
     import av
     closed = dict(codec_whitelist=",".join(CODECS), protocol_whitelist="none", format_whitelist=kind)
@@ -69,7 +69,7 @@ def _by_ffmpeg(data, kind):
         for packet in f.demux(stream):
             for frame in packet.decode(): yield _samples(frame), frame.sample_rate
 
-# %% ../nbs/03_recordings.ipynb #e615cfae
+# %% ../nbs/03_recordings.ipynb #e5626458
 def _samples(frame): # of FFmpeg's, as float32 of shape (n, channels)
     found, channels = frame.to_ndarray(), frame.layout.nb_channels
     found = found.T if frame.format.is_planar else found.reshape(-1, channels)
@@ -93,14 +93,14 @@ def blocks_of(
         if came: return
     raise RecordingError(f"cannot be read: as {kind} it is damaged, or cut off" if faults else "is empty")
 
-# %% ../nbs/03_recordings.ipynb #eee31736
+# %% ../nbs/03_recordings.ipynb #b270d811
 def _usable(block, its): # raises `RecordingError`
     if not RATES[0] <= its <= RATES[1]:
         raise RecordingError(f"is at {its} Hz: {RATES[0]} to {RATES[1]} are read")
     if np.isfinite(block).all(): return block
     raise RecordingError("has samples that are no numbers: export it again")
 
-# %% ../nbs/03_recordings.ipynb #790bd0bf
+# %% ../nbs/03_recordings.ipynb #1adb908d
 class _Gathered:
     "One channel at one rate, of blocks as they come."
     def __init__(self):
@@ -132,7 +132,7 @@ class _Gathered:
         audio = np.concatenate(parts)
         return audio - np.float32(audio.mean(dtype=np.float64))
 
-# %% ../nbs/03_recordings.ipynb #76343c8b
+# %% ../nbs/03_recordings.ipynb #89912be9
 LEAST_HEARD_S = 0.5  # seconds of sound of which a voice can be known
 
 def read_sound(
@@ -155,8 +155,8 @@ def read_sound(
         raise RecordingError(f"has {len(audio) / rate:.2f} s of sound: record a few seconds of speech")
     return fade(audio[:max(1, int(most_s * rate))], rate), rate
 
-# %% ../nbs/03_recordings.ipynb #f0584a1a
-LEVEL_DB, PEAK = -20., 0.9  # of the speech in a recording, dB below full scale; of its loudest sample
+# %% ../nbs/03_recordings.ipynb #0d74f5aa
+LEVEL_DB, PEAK = -23., 0.9  # of the speech in a recording, dB below full scale; of its loudest sample
 FAINT_DB = -65.             # a level that nobody can have meant
 ACTIVE_DB = -25.            # what is that far below the loudest is a pause
 
