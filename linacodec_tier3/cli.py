@@ -33,6 +33,7 @@ from .deploy.command import deploy_command, deploy_options
 from .deploy.plan import in_commas
 from .engines.catalogue import all_engines, engine_rows, fetch_weights
 from .engines.conformance import check
+from .engines.voices import to_be_sent
 from .doctor import examine, todos, verdict
 from .handler import health, voices
 from .tts import engine_names, shown
@@ -253,6 +254,7 @@ def run_command(
     "What `linacodec-tier3 run` does."
     if not args.verbose: logging.getLogger("linacodec_tier3").setLevel(logging.WARNING)  # for the bar
     given = {k: v for k, v in vars(args).items() if k in Request.model_fields and v is not None}
+    if args.voice: given["voice"] = to_be_sent(args.voice)
     codec = decoder(args.format)
     given["output_format"] = args.format or (TOKENS if codec else "pcm_24")
     with until_told(), somewhere(args.url, args.api_key) as endpoint:

@@ -46,7 +46,8 @@ from .start.fitness import register_checks
 from .start.ready import SENTENCE, at_first, get_ready, speak_again
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
                                  declared, in_use, known_rate, load_tts_model, loaded_engines, recordings,
-                                 resolve_language, resolve_voice, shown)
+                                 resolve_language, shown)
+from .engines.voices import Brought, asked_voice, copying, voice_at_hand
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
                                       read_request, wire_size, with_limits)
 
@@ -71,7 +72,7 @@ class CheckedRequest:
     "A request that can be served, in the pipeline's words."
     text:str = "" # what to say
     service:str = "" # an engine's name
-    voice:str = "" # as the engine takes it
+    voice:str|Brought = "" # as the engine takes it, or a recording that is to be read
     stream:bool = False # partials, or one result
     output_format:str = "" # one of `FORMATS`
     how:Delivery = Delivery() # everything else about the speech
@@ -114,7 +115,7 @@ def check_request(
     try:
         check_format(asked.output_format, asked.stream)
         engine = engine_class(asked.service)
-        voice = resolve_voice(engine, asked.voice, cfg, asked.language)
+        voice = asked_voice(engine, asked.voice, asked.voice_text, cfg, asked.language)
         options = engine_options(asked.parameters, engine)
         language = resolve_language(engine, asked.language, voice)
     except (ValueError, EngineError, CodecUnavailable) as e: raise RequestError(str(e)) from e
@@ -153,9 +154,11 @@ def answer(
         return
     with job.at("while the text was read"):
         check_sayable(request.text, engine_class(request.service), request.how)
+    with job.at("while the recording was read"):
+        voice = voice_at_hand(engine_class(request.service), request.voice, cfg, job.stopped)
     with job.timed("load"), job.at("while engine and codec were loaded"):
         model, codec = load_tts_model(request.service), around(codec_for(request.output_format))
-    what = (request.text, request.voice, model, request.output_format, request.how, job, codec)
+    what = (request.text, voice, model, request.output_format, request.how, job, codec)
     with in_use(model):
         if request.stream: yield from generate_stream(*what)
         else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
@@ -200,7 +203,7 @@ def voices(
         options = {o.name: dict(default=o.default, allowed=o.allowed(), doc=o.doc) for o in e.options}
         return dict(voices=dict(e.voices()), recordings=list(recordings(cfg)) if e.copies_voices else [],
                     languages=list(declared(e, "languages")), tags=list(declared(e, "tags")),
-                    rate=known_rate(e), speeds=list(e.speeds), options=options)
+                    copies=copying(e, cfg), rate=known_rate(e), speeds=list(e.speeds), options=options)
     return {name: about(engine_class(name)) for name in engine_names()}
 
 ANSWERS = {"health": health, "voices": voices}  # to each of the contract's `ACTIONS`
