@@ -28,7 +28,7 @@ from .contract import (EMBEDDING_MODES, FORMATS, MARKUP, TOKEN_ENCODINGS, TOKENS
 from .speech.attempts import ChunkFailed, Speaker, naming, sayable, spoken_chunk, synthesised
 from .text.spoken import SpokenText, spoken_paragraphs
 from .tts import (Engine, EngineError, call_limit, declared, engine_class, engine_names,
-                                 resolve_language)
+                                 resolve_language, voice_language)
 
 # %% ../nbs/08_generators.ipynb #d3000cf9
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def to_say(
 ) -> Iterator[SpokenText]: # those in which there is something to say, each made when asked for
     "The paragraphs of a text as an engine is to say them."
     language, tags = resolve_language(engine, how.language), declared(engine, "tags")
-    known = (language,) if hasattr(engine, "language_of") else declared(engine, "languages")
+    known = declared(engine, "languages") if voice_language(engine) is None else (language,)
     for p in spoken_paragraphs(text, language, how.markup, how.emoji, tags, known):
         if job: job.skipped += p.skipped
         if sayable(p.text): yield p
@@ -112,10 +112,10 @@ def speak_chunks(
 ) -> Iterator[Spoken]: # raises `ChunkFailed`, `EngineError` if there was nothing to hear, `JobStopped`
     "A text, spoken chunk by chunk."
     job, number = job or JobState(), 0
-    how = _in_its_language(model, voice, how)
-    speaker = Speaker(model, job, **_saying(model, voice, how))
-    said = to_say(text, model, how, job)
-    chunks = iter_chunks(said, *_sizes(model, how))
+    given = _saying(model, voice, how)
+    speaker = Speaker(model, job, **given)
+    said = to_say(text, model, replace(how, language=given["language"] or None), job)
+    chunks = iter_chunks(said, *_sizes(model, how, given["language"]))
     for chunk in iter(lambda: _next_chunk(chunks, job, number + 1), None):
         if not sayable(chunk.text): continue
         job.check(f"before chunk {number + 1}")
@@ -130,17 +130,13 @@ def speak_chunks(
     raise EngineError(f"engine {model.name!r} made no sound of this text{why}")
 
 # %% ../nbs/08_generators.ipynb #0e5898c2
-def _in_its_language(model, voice, how): # `how`, in a voice's own language where it has one
-    if not hasattr(model, "language_of"): return how
-    return replace(how, language=resolve_language(model, how.language, voice))
-
 def _saying(model, voice, how): # what every call of the engine is given
     options = {o.name: o.default for o in model.options} | how.options
     return dict(voice=voice, seed=how.seed, speed=how.speed, options=options,
-                language=resolve_language(model, how.language))
+                language=resolve_language(model, how.language, voice))
 
-def _sizes(model, how): # of chunks, as `iter_chunks` takes them: none that the engine says badly
-    limit = call_limit(model, resolve_language(model, how.language))
+def _sizes(model, how, language): # of chunks, as `iter_chunks` takes them: none that the engine says badly
+    limit = call_limit(model, language)
     first = how.first_chars and max(how.first_chars, 3 * declared(model, "min_chars"))
     most = min(how.max_chars, limit or how.max_chars)
     return most, first or None, how.growth, declared(model, "limit_bytes")

@@ -118,7 +118,7 @@ def check_request(
         language = resolve_language(engine, asked.language, voice)
     except (ValueError, EngineError, CodecUnavailable) as e: raise RequestError(str(e)) from e
     named = {key: getattr(asked, key) for key in DELIVERED if key in asked.model_fields_set}
-    if hasattr(engine, "language_of"): named["language"] = language  # the voice's
+    if language: named["language"] = language  # the voice's, where it has its own
     how = delivery(cfg, options=options, **{"seed": zlib.crc32(job_id.encode())} | named)
     return CheckedRequest(asked.text, engine.name, voice, asked.stream, asked.output_format, how)
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'ENGINE_MEMBERS', 'RECORDINGS', 'EngineError',
-           'Option', 'shown', 'said', 'check_option', 'Engine', 'declared', 'resolve_language', 'call_limit',
-           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'register_engine', 'forget_engine',
-           'engine_class', 'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor', 'recordings',
-           'resolve_voice']
+           'Option', 'shown', 'said', 'check_option', 'Engine', 'declared', 'voice_language', 'resolve_language',
+           'call_limit', 'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'register_engine',
+           'forget_engine', 'engine_class', 'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor',
+           'recordings', 'resolve_voice']
 
 # %% ../nbs/05_tts.ipynb #78b4e96a
 import logging, re, threading, time
@@ -120,13 +120,21 @@ def declared(
     return getattr(engine, what, DECLARED[what])
 
 # %% ../nbs/05_tts.ipynb #777fe450
+def voice_language(
+    engine:type, # an engine, or its class
+    voice:str="", # as `resolve_voice` gives it; "": any
+) -> str|None: # an ISO code; "" for any voice; None where no voice of this engine has its own
+    "The language that a voice is bound to."
+    if not hasattr(engine, "language_of"): return None
+    return engine.language_of(voice) if voice else ""
+
 def resolve_language(
     engine:type, # an engine, or its class
     language:str|None=None, # as in a request; None is the voice's, or the engine's first
     voice:str="", # as `resolve_voice` gives it; "": any
 ) -> str: # an ISO code, or "" when nobody has named one; raises `ValueError` naming the languages there are
     "The language that a request means."
-    own = engine.language_of(voice) if voice and hasattr(engine, "language_of") else ""
+    own = voice_language(engine, voice)
     known = (own,) if own else declared(engine, "languages")
     if language is None: return known[0] if known else ""
     code = language.strip().lower()
@@ -354,6 +362,5 @@ def resolve_voice(
 
 def _first_voice(engine, known, language):
     "The first that speaks a language; of all, where nobody asks or none does."
-    if not language or not hasattr(engine, "language_of"): return next(iter(known))
-    meant = resolve_language(engine, language)
-    return next((v for v in known if engine.language_of(v) == meant), next(iter(known)))
+    meant = resolve_language(engine, language) if language and voice_language(engine) is not None else None
+    return next((v for v in known if meant and voice_language(engine, v) == meant), next(iter(known)))

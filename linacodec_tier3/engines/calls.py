@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST_S', 'WORDLIKE', 'TRANSCRIPT', 'VOICES_KEPT', 'longest_s', 'check_length', 'Recording', 'read_recording',
-           'prepared', 'never', 'takes', 'call_engine']
+           'prepared', 'never', 'told', 'takes', 'default_options', 'call_engine']
 
 # %% ../../nbs/engines/02_calls.ipynb #07677f30
 import math, threading
@@ -37,13 +37,13 @@ def check_length(
     audio:np.ndarray, # mono float32, shape (n,), at the engine's rate
     engine:Engine, # which made it
     text:str, # of this text
-    speed:float, # at this speed
+    most_s:float, # as `longest_s` gives it
 ) -> np.ndarray: # the same; raises `EngineError`
     "Sound that is no longer than its text."
-    seconds, most = len(audio) / engine.rate, longest_s(engine, text, speed)
-    if seconds <= most: return audio
+    seconds = len(audio) / engine.rate
+    if seconds <= most_s: return audio
     raise EngineError(f"engine {engine.name!r} made {seconds:.1f} s of sound of {len(text)} characters, "
-                      f"which take {most:.1f} s at the most: it has missed the end")
+                      f"which take {most_s:.1f} s at the most: it has missed the end")
 
 # %% ../../nbs/engines/02_calls.ipynb #a2c76102
 TRANSCRIPT = 10_000  # bytes of a recording's text, at most
@@ -108,13 +108,31 @@ def never() -> bool: # False
     "Nobody wants this to stop."
     return False
 
+def told(
+    call:Callable, # `synthesise` of an engine, or its like
+    **news, # what might be told: `should_stop`, `language`, `longest_s`
+) -> dict: # what of it the call names, or all if it takes any
+    "What an engine wants to be told."
+    named = signature(call).parameters.values()
+    if any(p.kind == p.VAR_KEYWORD for p in named): return news
+    return {p.name: news[p.name] for p in named if p.name in news}
+
 def takes(
     engine:Engine, # loaded
     what:str, # "should_stop", "language" or "longest_s"
-) -> bool: # whether `synthesise` names it
+    call:str="synthesise", # which of its calls
+) -> bool: # whether it names that
     "Does an engine want to be told of something?"
-    return what in signature(engine.synthesise).parameters
+    return bool(told(getattr(engine, call), **{what: None}))
 
+def default_options(
+    engine:Engine, # or its class
+) -> dict: # name -> value
+    "What an engine's options are when nobody names any."
+    return {o.name: o.default for o in engine.options}
+
+
+# %% ../../nbs/engines/02_calls.ipynb #df6e875f
 def call_engine(
     engine:Engine, # loaded, and at nobody else's work: see `tts.turn`
     text:str, # one chunk
@@ -126,8 +144,8 @@ def call_engine(
     should_stop:Callable[[],bool]=never, # asked between steps by engines that can
 ) -> np.ndarray: # mono float32, shape (n,), at `engine.rate`; raises `EngineError` and what the engine raises
     "Have an engine speak one chunk."
-    if options is None: options = {o.name: o.default for o in engine.options}
-    news = dict(should_stop=should_stop, language=language, longest_s=longest_s(engine, text, speed))
-    told = {name: value for name, value in news.items() if takes(engine, name)}
-    sound = engine.synthesise(text, prepared(engine, voice), seed, speed, options, **told)
-    return check_length(as_audio(sound, engine.name), engine, text, speed)
+    if options is None: options = default_options(engine)
+    most_s = longest_s(engine, text, speed)
+    news = told(engine.synthesise, should_stop=should_stop, language=language, longest_s=most_s)
+    sound = engine.synthesise(text, prepared(engine, voice), seed, speed, options, **news)
+    return check_length(as_audio(sound, engine.name), engine, text, most_s)
