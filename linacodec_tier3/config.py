@@ -133,6 +133,8 @@ class Config:
     job_timeout_s:float = setting(300., number(1, 86400, float),
         "seconds after which a job ends with an error")
     concurrency:int = setting(1, number(1, 64), "jobs that one worker takes at once")
+    batch_chunks:int = setting(4, number(1, 16),
+        "chunks that an engine which can speaks in one call, at most; 1: one after the other")
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
     shutdown_grace_s:float = setting(8., number(0, 3600, float),
         "seconds that a running job has to finish after SIGTERM")

@@ -26,6 +26,7 @@ from .contract import (EMBEDDING_MODES, FORMATS, MARKUP, TOKEN_ENCODINGS, TOKENS
                                       fitting_formats, not_said, pack_tokens, payload, token_partial,
                                       unpack_tokens, wire_size)
 from .speech.attempts import ChunkFailed, Speaker, naming, sayable, spoken_chunk, synthesised
+from .speech.sooner import at_once, in_groups, speak_together, spoken_pieces
 from .text.spoken import SpokenText, spoken_paragraphs
 from .tts import (Engine, EngineError, call_limit, declared, engine_class, engine_names,
                                  resolve_language, voice_language)
@@ -41,6 +42,7 @@ class Delivery:
     first_chars:int = Config.first_chunk_chars # in the first one, from which chunks grow; 0: all alike
     growth:float = growth_for(Config.expected_rtf) # each chunk's size by the one before it
     ahead:int = Config.queue_chunks # chunks that a stage may be ahead
+    together:int = Config.batch_chunks # chunks in one call of an engine that can, at most
     language:str|None = None # in which amounts are said; None: the engine's first
     markup:str = MARKUP[0] # whether the text's markup is read as such
     emoji:str = Config.emoji # said by their names, or skipped
@@ -53,7 +55,8 @@ def delivery(
 ) -> Delivery: # with the rest from the configuration
     "How a request is spoken."
     chunks = dict(max_chars=cfg.chunk_chars, first_chars=cfg.first_chunk_chars, emoji=cfg.emoji)
-    return Delivery(**(chunks | dict(growth=growth_for(cfg.expected_rtf), ahead=cfg.queue_chunks) | given))
+    return Delivery(**(chunks | dict(growth=growth_for(cfg.expected_rtf), ahead=cfg.queue_chunks,
+                                        together=cfg.batch_chunks) | given))
 
 # %% ../nbs/08_generators.ipynb #8296b255
 @dataclass(frozen=True)
@@ -115,21 +118,33 @@ def speak_chunks(
     given = _saying(model, voice, how)
     speaker = Speaker(model, job, **given)
     said = to_say(text, model, replace(how, language=given["language"] or None), job)
-    chunks = iter_chunks(said, *_sizes(model, how, given["language"]))
-    for chunk in iter(lambda: _next_chunk(chunks, job, number + 1), None):
-        if not sayable(chunk.text): continue
+    sizes = _sizes(model, how, given["language"])
+    chunks = iter_chunks(said, *sizes)
+    some = (c for c in iter(lambda: _next_chunk(chunks, job, number + 1), None) if sayable(c.text))
+    for group in in_groups(some, at_once(model, how.together), sizes[2]):
         job.check(f"before chunk {number + 1}")
-        before = job.seconds["generate"]
-        audio = spoken_chunk(speaker, chunk, number + 1)
-        if not len(audio): continue
-        number += 1
-        made = Spoken(number, chunk, audio, model.rate, job.seconds["generate"] - before)
-        yield replace(made, quiet_s=speaker.quiet_s(audio, chunk.boundary))
+        speak_together(speaker, group, number + 1)
+        for chunk in group:
+            job.check(f"before chunk {number + 1}")
+            for made in _said(speaker, chunk, number + 1, how):
+                number = made.number
+                yield made
     if number: return
     why = "".join(f"; {s.why}" for s in job.skipped[:1]) or ": is it in a language that the voice speaks?"
     raise EngineError(f"engine {model.name!r} made no sound of this text{why}")
 
 # %% ../nbs/08_generators.ipynb #0e5898c2
+def _said(speaker, chunk, number, how): # of what makes a sound: `Spoken`s, one unless the chunk is the first
+    seconds, before = speaker.job.seconds, speaker.job.seconds["generate"]
+    streamed = number == 1 and how.first_chars and hasattr(speaker.model, "synthesise_stream")
+    pieces = spoken_pieces if streamed else lambda *what: [(chunk, spoken_chunk(*what))]
+    for part, audio in pieces(speaker, chunk, number):
+        if not len(audio): continue
+        took, before = seconds["generate"] - before + speaker.took.get(chunk.text, 0.), seconds["generate"]
+        made = Spoken(number, part, audio, speaker.model.rate, took)
+        yield replace(made, quiet_s=speaker.quiet_s(audio, part.boundary))
+        number += 1
+
 def _saying(model, voice, how): # what every call of the engine is given
     options = {o.name: o.default for o in model.options} | how.options
     return dict(voice=voice, seed=how.seed, speed=how.speed, options=options,
@@ -140,6 +155,9 @@ def _sizes(model, how, language): # of chunks, as `iter_chunks` takes them: none
     first = how.first_chars and max(how.first_chars, 3 * declared(model, "min_chars"))
     most = min(how.max_chars, limit or how.max_chars)
     return most, first or None, how.growth, declared(model, "limit_bytes")
+
+def _roomy(model, how): # what is spoken together waits, and the engine goes on
+    return replace(how, ahead=how.ahead + at_once(model, how.together) - 1)
 
 def _next_chunk(chunks, job, number): # None after the last
     with job.at(f"before chunk {number}"), naming(f"chunk {number}, splitting the text"):
@@ -166,7 +184,8 @@ def generate_audio_stream(
     job:JobState|None=None, # clock and stop signal
 ) -> Iterator[np.ndarray]: # mono float32 at `model.rate`, pauses included: joined, it is the whole
     "A text as audio, one array a chunk, each as soon as it is ready; synthesis runs ahead in a thread."
-    ahead = Ahead(speak_chunks(text, voice, model, replace(how, max_chars=chunk_size), job), how.ahead)
+    spoken = speak_chunks(text, voice, model, replace(how, max_chars=chunk_size), job)
+    ahead = Ahead(spoken, _roomy(model, how).ahead)
     try:
         for spoken in ahead: yield spoken.audio
     finally: ahead.close()
@@ -178,7 +197,7 @@ def in_tokens(
 ) -> Spoken: # the same with silence added, or at most half a token's pause taken away
     "A chunk that lasts a whole number of tokens, at least one."
     exact, whole = s.seconds * frame_rate, round if s.quiet_s * frame_rate >= 0.5 else math.ceil
-    n = round(max(1, whole(exact)) / frame_rate * s.rate)
+    n = round(max(1, whole(exact - 1e-6)) / frame_rate * s.rate)
     return replace(s, audio=of_length(s.audio, n))
 
 # %% ../nbs/08_generators.ipynb #5ebfebad
@@ -407,7 +426,7 @@ def generate_audio_stream_decoded(
         needs = f"{format} needs LinaCodec, which is not available: {codec_problem()}"
         message = f"{DONE} as {pack.format}: {needs}"
     stage = lambda ahead: audio_stage(ahead, pack, job, codec)
-    return _stream(stage, spoken, pack.format, how, job, text, message)
+    return _stream(stage, spoken, pack.format, _roomy(model, how), job, text, message)
 
 def generate_linacodec_token_stream(
     text:str, # what to say
@@ -419,7 +438,7 @@ def generate_linacodec_token_stream(
 ) -> Iterator[dict]: # token partials and the last one; raises `CodecUnavailable`, else as `speak_chunks`
     "Stream a text as LinaCodec tokens."
     job, codec = job or JobState(), codec or codec_for(TOKENS)
-    spoken = speak_chunks(text, voice, model, how, job)
+    spoken, how = speak_chunks(text, voice, model, how, job), _roomy(model, how)
     return _stream(lambda ahead: token_stage(ahead, codec, job, how), spoken, TOKENS, how, job, text)
 
 # %% ../nbs/08_generators.ipynb #85d2330a

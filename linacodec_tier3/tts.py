@@ -82,7 +82,9 @@ class Engine(Protocol):
     options:tuple[Option,...] # what `parameters` may hold
     copies_voices:bool # whether `voice` may be a reference recording
     # and, where an engine has them, what `declared` says, and `prepare(recording)`, which computes what
-    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`
+    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`; `synthesise_stream` and
+    # `synthesise_many`, called like `synthesise`: the one yields its sound in pieces while it makes it, the
+    # other takes a list of at most `many` chunks, and returns the sound of each
 
     @staticmethod
     def voices() -> Mapping[str,str]: # name -> description, the default voice first
@@ -107,6 +109,7 @@ DECLARED = {"languages": (),  # ISO codes, the default first; () when they are n
             "limit": 0,       # characters that a call says well; or a language -> characters; 0: any number
             "limit_bytes": 0, # the same in bytes of UTF-8
             "min_chars": 0,   # characters below which it says a text badly
+            "many": 0,        # chunks that `synthesise_many` speaks at once; 0: none
             "char_s": 0.2,    # seconds of sound that a letter may take, see `engines.calls`; None: no matter
             "licence": "",          # of its code, as in "MIT"
             "weights_licence": "",  # of what it loads
@@ -214,6 +217,7 @@ def _ill_declared(what, value): # "", or what it must be
     if what == "limit" and isinstance(value, Mapping):
         ok = all(isinstance(k, str) and type(v) is int and v > 0 for k, v in value.items())
         return "" if ok else "a whole number for each language"
+    if isinstance(value, property): return ""  # it is known when the engine is loaded
     if isinstance(DECLARED[what], int): return "" if number and type(value) is int else "a whole number"
     if isinstance(DECLARED[what], dict): return "" if isinstance(value, Mapping) else "a mapping"
     return "" if isinstance(value, str) else "a string"
