@@ -125,8 +125,9 @@ class Config:
         "characters in a chunk when the request has no `max_chars`")
     first_chunk_chars:int = setting(70, number(0, 5000),
         "characters in the first chunk of a stream; 0: no short first chunk")
-    expected_rtf:float = setting(0.66, number(0.01, 0.95, float),
-        "seconds of work for a second of speech at which growing chunks still keep a player fed")
+    expected_rtf:float = setting(0., number(0, 0.95, float),
+        "seconds of work for a second of speech at which growing chunks still keep a player fed; 0: as it is "
+        "measured, which is 0.66 for all but slow engines")
     emoji:str = setting("name", one_of("name", "skip"),
         "what becomes of emoji in a text: said by `name`, or left out and reported")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")

@@ -25,7 +25,9 @@ from .contract import (EMBEDDING_MODES, FORMATS, MARKUP, TOKEN_ENCODINGS, TOKENS
                                       Numbering, RequestError, audio_partials, batch_result, complete_partial,
                                       fitting_formats, not_said, pack_tokens, payload, token_partial,
                                       unpack_tokens, wire_size)
+from .engines.calls import default_options
 from .speech.attempts import ChunkFailed, Speaker, naming, sayable, spoken_chunk, synthesised
+from .speech.pace import pace_of
 from .speech.sooner import at_once, in_groups, speak_together, spoken_pieces
 from .text.spoken import SpokenText, spoken_paragraphs
 from .tts import (Engine, EngineError, call_limit, declared, engine_class, engine_names,
@@ -40,7 +42,7 @@ class Delivery:
     options:dict = field(default_factory=dict) # the engine's own
     max_chars:int = Config.chunk_chars # characters in a chunk
     first_chars:int = Config.first_chunk_chars # in the first one, from which chunks grow; 0: all alike
-    growth:float = growth_for(Config.expected_rtf) # each chunk's size by the one before it
+    growth:float = 0. # each chunk's size by the one before it; 0: as fast as the engine's pace allows
     ahead:int = Config.queue_chunks # chunks that a stage may be ahead
     together:int = Config.batch_chunks # chunks in one call of an engine that can, at most
     language:str|None = None # in which amounts are said; None: the engine's first
@@ -55,8 +57,8 @@ def delivery(
 ) -> Delivery: # with the rest from the configuration
     "How a request is spoken."
     chunks = dict(max_chars=cfg.chunk_chars, first_chars=cfg.first_chunk_chars, emoji=cfg.emoji)
-    return Delivery(**(chunks | dict(growth=growth_for(cfg.expected_rtf), ahead=cfg.queue_chunks,
-                                        together=cfg.batch_chunks) | given))
+    if cfg.expected_rtf: chunks["growth"] = growth_for(cfg.expected_rtf)
+    return Delivery(**(chunks | dict(ahead=cfg.queue_chunks, together=cfg.batch_chunks) | given))
 
 # %% ../nbs/08_generators.ipynb #8296b255
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def speak_chunks(
     given = _saying(model, voice, how)
     speaker = Speaker(model, job, **given)
     said = to_say(text, model, replace(how, language=given["language"] or None), job)
-    sizes = _sizes(model, how, given["language"])
+    sizes = _sizes(model, how, given["language"], given["options"])
     chunks = iter_chunks(said, *sizes)
     some = (c for c in iter(lambda: _next_chunk(chunks, job, number + 1), None) if sayable(c.text))
     for group in in_groups(some, at_once(model, how.together), sizes[2]):
@@ -146,18 +148,16 @@ def _said(speaker, chunk, number, how): # of what makes a sound: `Spoken`s, one 
         number += 1
 
 def _saying(model, voice, how): # what every call of the engine is given
-    options = {o.name: o.default for o in model.options} | how.options
-    return dict(voice=voice, seed=how.seed, speed=how.speed, options=options,
-                language=resolve_language(model, how.language, voice))
+    language = resolve_language(model, how.language, voice)
+    return dict(voice=voice, seed=how.seed, speed=how.speed, language=language,
+                options=default_options(model) | how.options)
 
-def _sizes(model, how, language): # of chunks, as `iter_chunks` takes them: none that the engine says badly
+def _sizes(model, how, language, options): # as `iter_chunks` takes them: no chunk that it says badly
     limit = call_limit(model, language)
     first = how.first_chars and max(how.first_chars, 3 * declared(model, "min_chars"))
     most = min(how.max_chars, limit or how.max_chars)
-    return most, first or None, how.growth, declared(model, "limit_bytes")
-
-def _roomy(model, how): # what is spoken together waits, and the engine goes on
-    return replace(how, ahead=how.ahead + at_once(model, how.together) - 1)
+    growth = how.growth or growth_for(pace_of(model, options).factor())
+    return most, first or None, growth, declared(model, "limit_bytes")
 
 def _next_chunk(chunks, job, number): # None after the last
     with job.at(f"before chunk {number}"), naming(f"chunk {number}, splitting the text"):
@@ -166,6 +166,9 @@ def _next_chunk(chunks, job, number): # None after the last
         raise TypeError(f"the chunker returned {type(chunk).__name__}")
 
 # %% ../nbs/08_generators.ipynb #a71be256
+def _roomy(model, how): # what is spoken together waits, and the engine goes on
+    return replace(how, ahead=how.ahead + at_once(model, how.together) - 1)
+
 def generate_audio_chunk(
     text:str, # one chunk
     voice:str, # as `resolve_voice` gives it

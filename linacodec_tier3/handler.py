@@ -35,12 +35,14 @@ from . import __version__
 from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config,
                                     printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
+from .engines.calls import default_options
 from .heartbeat import Heartbeat
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
-                                        delivery, generate_batch_audio, generate_stream)
+                                        delivery, generate_batch_audio, generate_stream, to_say)
 from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .speech.attempts import naming
+from .speech.pace import check_in_time, known_paces
 from .start.fitness import register_checks
 from .start.ready import SENTENCE, at_first, get_ready, warm_up_worker
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
@@ -154,6 +156,10 @@ def answer(
         check_sayable(request.text, engine_class(request.service), request.how)
     with job.timed("load"), job.at("while engine and codec were loaded"):
         model, codec = load_tts_model(request.service), around(codec_for(request.output_format))
+    with job.at("while the text was measured"):
+        said = to_say(request.text, model, request.how)
+        options = default_options(model) | request.how.options
+        check_in_time(model, request.text, said, job, options, request.how.speed)
     what = (request.text, request.voice, model, request.output_format, request.how, job, codec)
     if request.stream: yield from generate_stream(*what)
     else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
@@ -185,7 +191,8 @@ def health(
                   partial_bytes=PARTIAL_LIMIT, result_bytes=RESULT_LIMIT)
     return dict(version=__version__, uptime_seconds=round(time.time() - _started, 1),
                 device=resolve_device(cfg.device), jobs=len(_running), linacodec=linacodec_available(),
-                codec=codec_state(), services=engine_names(), default_service=cfg.default_service,
+                codec=codec_state(), services=engine_names(), pace=known_paces(),
+                default_service=cfg.default_service,
                 volume=cfg.volume_dir.is_dir(), output_formats=available_formats(), limits=limits,
                 cold_start=phase_report(cold_start), problem=_replacement.why)
 

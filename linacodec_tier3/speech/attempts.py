@@ -14,6 +14,7 @@ from ..audio import sounding
 from ..background import JobState, log_event
 from ..chunker import Chunk, iter_chunks
 from ..codec.protocol import device_fault
+from .pace import pace_of
 from .pauses import PAUSES, with_pause
 from ..text.edits import Skipped
 from ..engines.calls import call_engine, takes
@@ -65,8 +66,11 @@ def synthesised(
     try:
         job.engine = model
         with job.timed("generate"), job.at(f"in {where}"), naming(where):
+            before = job.seconds["generate"]
             audio = call_engine(model, text, should_stop=job.stopped, **how)
         if takes(model, "should_stop"): job.check(f"in {where}")
+        took = job.seconds["generate"] - before
+        pace_of(model, how["options"]).note(took, len(audio) / model.rate, len(text), how["speed"])
         return audio
     finally:
         job.engine = None

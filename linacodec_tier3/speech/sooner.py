@@ -16,6 +16,7 @@ from ..codec.protocol import device_fault, free_memory
 from ..engines.calls import call_in_pieces, call_many, takes
 from .attempts import (FAILED, NO_SOUND, ChunkFailed, Speaker, bound_to_text, its_turn,
                                              report_skipped, naming, spoken_chunk, still_works)
+from .pace import pace_of
 from .pieces import Cutter, last_piece
 from ..tts import Engine, declared, said, turn
 
@@ -23,17 +24,20 @@ from ..tts import Engine, declared, said, turn
 _ALL = 1_000_000  # pieces that may wait: more than a chunk has
 
 def _made(speaker, text, number): # sound as it comes, in this job's turn at the engine
-    job, where = speaker.job, f"chunk {number}"
+    job, where, how, samples = speaker.job, f"chunk {number}", speaker.how, 0
     model = its_turn(speaker.model, job, number)
     try:
-        job.engine = model
-        with closing(call_in_pieces(model, text, should_stop=job.stopped, **speaker.how)) as sounds:
+        job.engine, before = model, job.seconds["generate"]
+        with closing(call_in_pieces(model, text, should_stop=job.stopped, **how)) as sounds:
             while True:
                 with job.timed("generate"), job.at(f"in {where}"), naming(where):
                     sound = next(sounds, None)
                 if sound is None: break
+                samples += len(sound)
                 yield sound
         if takes(model, "should_stop", "synthesise_stream"): job.check(f"in {where}")
+        took = job.seconds["generate"] - before
+        pace_of(model, how["options"]).note(took, samples / model.rate, len(text), how["speed"])
     finally:
         job.engine = None
         turn(model).release()
@@ -104,6 +108,13 @@ def in_groups(
         yield group
         head, spoken = head or len(chunk.text), spoken + sum(len(c.text) for c in group)
 
+# %% ../../nbs/speech/02_sooner.ipynb #9b7810fc
+def _keep(speaker, texts, sounds, took): # each with its share of the time
+    speaker.ready, samples, how = dict(zip(texts, sounds)), sum(map(len, sounds)), speaker.how
+    speaker.took = {text: took * len(sound) / max(1, samples) for text, sound in zip(texts, sounds)}
+    pace = pace_of(speaker.model, how["options"])
+    pace.note(took, samples / speaker.model.rate, sum(map(len, texts)), how["speed"])
+
 # %% ../../nbs/speech/02_sooner.ipynb #8b148c1e
 def speak_together(
     speaker:Speaker, # of the job, whose engine has `synthesise_many`
@@ -114,16 +125,13 @@ def speak_together(
     speaker.ready, speaker.took = {}, {}
     if len(group) < 2 or not speaker.together: return
     job, where = speaker.job, f"chunks {number} to {number + len(group) - 1}"
-    model = its_turn(speaker.model, job, number)
+    model, texts = its_turn(speaker.model, job, number), [chunk.text for chunk in group]
     try:
-        job.engine = model
-        before, texts = job.seconds["generate"], [chunk.text for chunk in group]
+        job.engine, before = model, job.seconds["generate"]
         with job.timed("generate"), job.at(f"in {where}"), naming(where):
             sounds = call_many(model, texts, should_stop=job.stopped, **speaker.how)
         if takes(model, "should_stop", "synthesise_many"): job.check(f"in {where}")
-        speaker.ready = dict(zip(texts, sounds))
-        for_each = (job.seconds["generate"] - before) / max(1, sum(map(len, sounds)))  # sample
-        speaker.took = {text: for_each * len(sound) for text, sound in speaker.ready.items()}
+        _keep(speaker, texts, sounds, job.seconds["generate"] - before)
     except ChunkFailed as failure:
         job.check(f"in {where}")
         if device_fault(failure) == "dead" or not isinstance(failure.__cause__, Exception): raise
