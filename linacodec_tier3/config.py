@@ -157,14 +157,17 @@ class Config:
         "characters in a chunk when the request has no `max_chars`")
     first_chunk_chars:int = setting(70, number(0, 5000),
         "characters in the first chunk of a stream; 0: no short first chunk")
-    expected_rtf:float = setting(0.66, number(0.01, 0.95, float),
-        "seconds of work for a second of speech at which growing chunks still keep a player fed")
+    expected_rtf:float = setting(0., number(0, 0.95, float),
+        "seconds of work for a second of speech at which growing chunks still keep a player fed; 0: as it is "
+        "measured, which is 0.66 for all but slow engines")
     emoji:str = setting("name", one_of("name", "skip"),
         "what becomes of emoji in a text: said by `name`, or left out and reported")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")
     job_timeout_s:float = setting(300., number(1, 86400, float),
         "seconds after which a job ends with an error")
     concurrency:int = setting(1, number(1, 64), "jobs that one worker takes at once")
+    batch_chunks:int = setting(4, number(1, 16),
+        "chunks that an engine which can speaks in one call, at most; 1: one after the other")
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
     shutdown_grace_s:float = setting(8., number(0, 3600, float),
         "seconds that a running job has to finish after SIGTERM")

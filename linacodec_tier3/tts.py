@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'ENGINE_MEMBERS', 'EngineError', 'Option', 'shown',
-           'said', 'check_option', 'Engine', 'declared', 'resolve_language', 'call_limit', 'only_non_commercial',
-           'as_audio', 'extra_is_there', 'engine_names', 'engines_to_install', 'known_rate', 'register_engine',
-           'forget_engine', 'engine_class', 'load_tts_model', 'turn', 'in_use', 'loaded_engines', 'give_up_engine',
-           'successor', 'recordings', 'resolve_voice']
+           'said', 'check_option', 'Engine', 'declared', 'voice_language', 'resolve_language', 'call_limit',
+           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_to_install', 'known_rate',
+           'register_engine', 'forget_engine', 'engine_class', 'load_tts_model', 'turn', 'in_use', 'loaded_engines',
+           'give_up_engine', 'successor', 'recordings', 'resolve_voice']
 
 # %% ../nbs/05_tts.ipynb #78b4e96a
 import logging, re, threading, time
@@ -85,9 +85,11 @@ class Engine(Protocol):
     speeds:tuple[float,float] # slowest and fastest `speed`
     options:tuple[Option,...] # what `parameters` may hold
     copies_voices:bool # whether `voice` may be a reference recording
-    # and, where an engine has them, what `declared` says, `prepare(recording)`, which computes what
-    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`, and a static method
-    # `weights(cfg)`, a tuple of the `weights.models.ModelFiles` that it loads
+    # and, where an engine has them, what `declared` says; `prepare(recording)`, which computes what
+    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`; `weights(cfg)`, static, a
+    # tuple of the `weights.models.ModelFiles` that it loads; `synthesise_stream` and `synthesise_many`,
+    # called like `synthesise`: the one yields its sound in pieces while it makes it, the other takes a
+    # list of at most `many` chunks, and returns the sound of each
 
     @staticmethod
     def voices() -> Mapping[str,str]: # name -> description, the default voice first
@@ -112,6 +114,7 @@ DECLARED = {"languages": (),  # ISO codes, the default first; () when they are n
             "limit": 0,       # characters that a call says well; or a language -> characters; 0: any number
             "limit_bytes": 0, # the same in bytes of UTF-8
             "min_chars": 0,   # characters below which it says a text badly
+            "many": 0,        # chunks that `synthesise_many` speaks at once; 0: none
             "char_s": 0.2,    # seconds of sound that a letter may take, see `engines.calls`; None: no matter
             "licence": "",          # of its code, as in "MIT"
             "weights_licence": "",  # of what it loads
@@ -127,14 +130,21 @@ def declared(
     return getattr(engine, what, DECLARED[what])
 
 # %% ../nbs/05_tts.ipynb #777fe450
+def voice_language(
+    engine:type, # an engine, or its class
+    voice:Any="", # as `resolve_voice` gives it; "": any, as a recording is
+) -> str|None: # an ISO code; "" for any voice; None where no voice of this engine has its own
+    "The language that a voice is bound to."
+    if not hasattr(engine, "language_of"): return None
+    return engine.language_of(voice) if voice in engine.voices() else ""
+
 def resolve_language(
     engine:type, # an engine, or its class
     language:str|None=None, # as in a request; None is the voice's, or the engine's first
     voice:Any="", # as `resolve_voice` gives it; "": any, as a recording is
 ) -> str: # an ISO code, or "" when nobody has named one; raises `ValueError` naming the languages there are
     "The language that a request means."
-    own = ""
-    if hasattr(engine, "language_of") and voice in engine.voices(): own = engine.language_of(voice)
+    own = voice_language(engine, voice)
     known = (own,) if own else declared(engine, "languages")
     if language is None: return known[0] if known else ""
     code = language.strip().lower()
@@ -222,6 +232,7 @@ def _ill_declared(what, value): # "", or what it must be
     if what == "limit" and isinstance(value, Mapping):
         ok = all(isinstance(k, str) and type(v) is int and v > 0 for k, v in value.items())
         return "" if ok else "a whole number for each language"
+    if isinstance(value, property): return ""  # it is known when the engine is loaded
     if isinstance(DECLARED[what], int): return "" if number and type(value) is int else "a whole number"
     if isinstance(DECLARED[what], dict): return "" if isinstance(value, Mapping) else "a mapping"
     return "" if isinstance(value, str) else "a string"
@@ -381,6 +392,5 @@ def resolve_voice(
 
 def _first_voice(engine, known, language):
     "The first that speaks a language; of all, where nobody asks or none does."
-    if not language or not hasattr(engine, "language_of"): return next(iter(known))
-    meant = resolve_language(engine, language)
-    return next((v for v in known if engine.language_of(v) == meant), next(iter(known)))
+    meant = resolve_language(engine, language) if language and voice_language(engine) is not None else None
+    return next((v for v in known if meant and voice_language(engine, v) == meant), next(iter(known)))
