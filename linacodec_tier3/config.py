@@ -215,9 +215,10 @@ class Config:
     http_tts_languages:str = setting("", str,
         "ISO codes of the languages that it speaks, the default first; unset, any")
     http_tts_fields:str = setting("speed instructions",
-        some_of("speed", "instructions", "language", "language_name", "seed", "stream_format", "ref_audio"),
+        some_of("speed", "instructions", "language", "language_name", "seed", "stream", "stream_format",
+                "ref_audio"),
         "what it takes besides model, input, voice and format; further ones: `language` (an ISO code), "
-        "`language_name` (in English), `seed`, `stream_format`, and `ref_audio`, a voice to copy")
+        "`language_name` (in English), `seed`, `stream`, `stream_format`, and `ref_audio`, a voice to copy")
     http_tts_format:str = setting("wav", one_of("wav", "pcm", "flac", "mp3", "opus", "aac"),
         "what it is asked for; `wav` says its rate, `pcm` is taken for 24 kHz")
     http_tts_limit:int = setting(4096, number(20, 1_000_000), "characters that it takes in one call")

@@ -68,6 +68,7 @@ class SpeechServer:
     rate:int = OWN # Hz of what it sends
     faults:deque = field(default_factory=deque) # statuses, or names of what `_Handler` can do
     retry_after:str = "" # sent with a status
+    elsewhere:str = "http://elsewhere.example/v1/audio/speech" # where a redirect leads
     asked:list = field(default_factory=list) # bodies of calls
     headers:list = field(default_factory=list) # of the same calls
     connections:set = field(default_factory=set) # ports from which they came
@@ -218,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _nothing(self, body): self._say(200, b"", TYPES[body["response_format"]])
 
     def _elsewhere(self, body):
-        self._say(307, b"", "text/plain", Location="http://elsewhere.example/v1/audio/speech")
+        self._say(307, b"", "text/plain", Location=self.speech.elsewhere)
 
     def _another(self, body): # ignores the format that it was asked for
         self._speak(body | {"response_format": "mp3" if body["response_format"] != "mp3" else "wav"})

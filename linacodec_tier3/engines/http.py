@@ -92,6 +92,7 @@ def speech_request(
     if takes("language_name") and language: asked["language"] = in_english(language)
     if takes("speed") and speed != 1: asked["speed"] = speed
     elif takes("stream_format") and server.format in ("wav", "pcm"): asked["stream_format"] = "audio"
+    if takes("stream") and server.format in ("wav", "pcm"): asked["stream"] = True
     return {name: value for name, value in asked.items() if value != ""}
 
 # %% ../../nbs/engines/18_http.ipynb #165ccb5c
@@ -118,11 +119,12 @@ def what_it_says(
     text = body.decode("utf-8", "replace")
     try: told = json.loads(text)
     except ValueError: told = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", text, flags=re.S)
+    where = ""
     while isinstance(told, dict | list):
-        named = ("error", "message", "detail", "msg")
-        inner = [told.get(k) for k in named] if isinstance(told, dict) else told[:1]
-        told = next((i for i in inner if i), "")
-    line = " ".join(str(told).split())
+        named = told if isinstance(told, dict) else {"error": next(iter(told), "")}
+        if isinstance(named.get("loc"), list): where = f"{'.'.join(map(str, named['loc'][1:]))}: "
+        told = next((named[k] for k in ("error", "message", "detail", "msg") if named.get(k)), "")
+    line = " ".join(f"{where}{told}".split())
     if key: line = line.replace(key, "…")
     return "".join(c if c.isprintable() else "?" for c in line)[:200]
 

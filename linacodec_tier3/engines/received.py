@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'SENT_RATE', 'MOST_BYTES_S', 'GOES_ON', 'NOTHING', 'RawSound', 'wav_form', 'kind_of', 'whole_sound', 'Samples',
-           'Reception']
+           'form_of', 'at_the_end', 'Reception']
 
 # %% ../../nbs/engines/08_received.ipynb #67537b41
 import io, math, re
@@ -103,7 +103,7 @@ class Samples:
     def __init__(self,
         form:RawSound, # how they lie
     ):
-        self.form, self.rest, self.taken = form, b"", 0
+        self.form, self.rest, self.taken, self.beyond = form, b"", 0, b""
         self.stream = soxr.ResampleStream(form.rate, SENT_RATE, 1) if form.rate != SENT_RATE else None
 
     @property
@@ -114,6 +114,7 @@ class Samples:
         end = len(data) if length is None else min(len(data), length - self.taken)
         whole = end - end % self.form.frame
         self.taken, self.rest = self.taken + whole, data[whole:end]
+        if len(self.beyond) < 4: self.beyond += data[end:]  # no more of what nobody reads
         samples = self.form.floats(data[:whole])
         return self.stream.resample_chunk(samples) if self.stream and whole else samples
 
@@ -122,34 +123,53 @@ class Samples:
             raise EngineError(f"engine 'http': the server's sound is cut off after {self.seconds:.1f} s")
         return self.stream.resample_chunk(NOTHING, last=True) if self.stream else NOTHING
 
+# %% ../../nbs/engines/08_received.ipynb #06565cb8
+def form_of(
+    kind:str, # as `kind_of` gives it
+    content_type:str, # as it was declared
+    head:bytes, # how it begins
+) -> RawSound|None: # None: that is not known yet, or must be read as a whole
+    "How the samples of an answer lie."
+    told = re.search(r"\brate=(\d{4,6})\b", content_type)
+    if kind == "pcm": return RawSound(int(told[1]) if told else SENT_RATE)
+    return wav_form(head) if kind == "wav" else None
+
+def at_the_end(
+    kind:str, # as `kind_of` gives it
+    data:bytes, # all that came
+) -> np.ndarray: # mono float32 at `SENT_RATE`; raises `EngineError`
+    "An answer that could not be read while it came."
+    if kind == "wav": raise EngineError("engine 'http': the server's sound is cut off in its head")
+    return resample(*whole_sound(data), SENT_RATE) if data else NOTHING
+
 # %% ../../nbs/engines/08_received.ipynb #83b287e7
+@dataclass
 class Reception:
     "An answer's bytes as sound at `SENT_RATE`, while they come."
-    def __init__(self,
-        asked:str, # as HTTP_TTS_FORMAT says
-        content_type:str="", # as the server declared it
-        most_s:float=math.inf, # seconds of sound, after which it is an error
-    ):
-        self.asked, self.type, self.most_s = asked, content_type, most_s
-        self.kind, self.head, self.samples = "", b"", None
+    asked:str # as HTTP_TTS_FORMAT says
+    content_type:str="" # as the server declared it
+    most_s:float=math.inf # seconds of sound, after which it is an error
+
+    def __post_init__(self): self.kind, self.head, self.samples, self.before_s = "", b"", None, 0.
 
     def feed(self, piece): # bytes -> mono float32, maybe none; raises `EngineError`
-        if not self.samples: piece = self._begin(piece)
-        sound = self.samples.feed(piece) if self.samples else NOTHING
+        sound = self._more(piece)
+        while self.samples and self.samples.beyond[:4] == b"RIFF": # the next of several files
+            rest, piece = self.samples.end(), self.samples.beyond
+            self.before_s, self.samples = self.before_s + self.samples.seconds, None
+            sound = np.concatenate([sound, rest, self._more(piece)])
         seconds = self.samples.seconds if self.samples else len(self.head) / MOST_BYTES_S
-        if seconds > self.most_s: raise EngineError(GOES_ON.format(self.most_s))
+        if self.before_s + seconds > self.most_s: raise EngineError(GOES_ON.format(self.most_s))
         return sound
 
-    def _begin(self, piece): # -> the first samples' bytes, once it is known how they lie
-        self.head += piece
-        if len(self.head) >= 4 and not self.kind: self.kind = kind_of(self.head[:4], self.type, self.asked)
-        told = re.search(r"\brate=(\d{4,6})\b", self.type)
-        raw = RawSound(int(told[1]) if told else SENT_RATE) if self.kind == "pcm" else None
-        form = wav_form(self.head) if self.kind == "wav" else raw
-        if form: self.samples = Samples(form)
-        return self.head[form.start:] if form else b""
-
     def end(self): # -> the rest; raises `EngineError`
-        if self.samples: return self.samples.end()
-        if self.kind == "wav": raise EngineError("engine 'http': the server's sound is cut off in its head")
-        return resample(*whole_sound(self.head), SENT_RATE) if self.head else NOTHING
+        return self.samples.end() if self.samples else at_the_end(self.kind, self.head)
+
+    def _more(self, piece):
+        if self.samples: return self.samples.feed(piece)
+        self.head += piece
+        if not self.kind and len(self.head) >= 4:
+            self.kind = kind_of(self.head[:4], self.content_type, self.asked)
+        if not (form := form_of(self.kind, self.content_type, self.head)): return NOTHING
+        self.samples, head, self.head = Samples(form), self.head, b""
+        return self.samples.feed(head[form.start:])
