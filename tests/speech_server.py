@@ -1,8 +1,10 @@
 """A server that speaks by OpenAI's speech API, on this machine: with the embedded voice, and faults to order.
 
-    python tests/speech_server.py [voice …]     # prints its base URL, and serves until it is ended
+    python tests/speech_server.py [--port PORT] [voice …]
+
+prints its base URL, and serves until its input ends.
 """
-import io, itertools, json, sys, threading, time
+import argparse, io, itertools, json, sys, threading, time
 from collections import deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,6 +65,7 @@ def packed(
 class SpeechServer:
     "A context manager; a fault is taken for each call, in turn, until there is none left."
     key:str = "" # that it asks for; "": none
+    port:int = 0 # 0: any that is free
     voices:dict = field(default_factory=lambda: dict(VOICES))
     listed:object = "voices" # how it gives its list: "voices", "data", "plain", or None: it has none
     rate:int = OWN # Hz of what it sends
@@ -81,7 +84,8 @@ class SpeechServer:
     def __enter__(self):
         self._engine, self._turn = engine_class("hibari")(), threading.Lock()
         self._seeds = itertools.count(10_000)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"speech": self}))
+        handler = type("Handler", (_Handler,), {"speech": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
         self._server.daemon_threads = True
         how = dict(kwargs={"poll_interval": 0.05}, daemon=True)
         threading.Thread(target=self._server.serve_forever, **how).start()
@@ -227,7 +231,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    named = {name: VOICES.get(name, 1.) for name in sys.argv[1:]}
-    with SpeechServer(voices=named or dict(VOICES)) as running:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("voices", nargs="*", default=list(VOICES))
+    given = parser.parse_args()
+    named = {name: VOICES.get(name, 1.) for name in given.voices}
+    with SpeechServer(port=given.port, voices=named) as running:
         print(running.url, flush=True)
-        threading.Event().wait()
+        sys.stdin.read()
