@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARTIAL_LIMIT', 'RESULT_LIMIT', 'SYNC_RESULT_LIMIT', 'HOST', 'DTYPES', 'MEMORY', 'CACHED', 'DISCREET', 'ConfigError',
-           'Number', 'number', 'OneOf', 'one_of', 'service_names', 'home', 'path', 'host_name', 'host_names', 'setting',
-           'cache_folder', 'encoding_dtype', 'Config', 'read_config', 'settings_table', 'export_allocator',
-           'bound_memory', 'export_caches', 'printable_output', 'get_config', 'nvidia_driver', 'unusable_gpu',
-           'resolve_device']
+           'some_of', 'web_address', 'secret', 'Number', 'number', 'OneOf', 'one_of', 'service_names', 'home', 'path',
+           'host_name', 'host_names', 'setting', 'cache_folder', 'encoding_dtype', 'Config', 'read_config',
+           'settings_table', 'export_allocator', 'bound_memory', 'export_caches', 'printable_output', 'get_config',
+           'nvidia_driver', 'unusable_gpu', 'resolve_device']
 
 # %% ../nbs/01_config.ipynb #0fb221ac
 import ctypes, logging, os, re, sys, tempfile
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Callable, Mapping
+from urllib.parse import urlsplit
 
 # %% ../nbs/01_config.ipynb #bf0b8a8a
 PARTIAL_LIMIT = 1_000_000       # bytes of one streamed partial
@@ -25,6 +26,35 @@ SYNC_RESULT_LIMIT = 20_000_000  # the same for /runsync
 # %% ../nbs/01_config.ipynb #0f387a48
 class ConfigError(ValueError):
     "A setting that cannot be used; the message names the variable, its value and what is allowed."
+
+# %% ../nbs/01_config.ipynb #be058545
+def some_of(
+    *choices:str, # words allowed, lower case
+) -> Callable: # parser: text with blanks or commas -> the words of it with a blank between
+    "A parser for any of a few words."
+    def parse(text):
+        words = text.lower().replace(",", " ").split()
+        if odd := [w for w in words if w not in choices]:
+            raise ValueError(f"{odd[0]!r} is none of {', '.join(choices)}")
+        return " ".join(words)
+    return parse
+
+def web_address(
+    text:str, # as in "https://host/v1"
+) -> str: # the same; raises `ValueError`
+    "A parser for the address of a server."
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected http:// or https:// and a host")
+    if "@" in parts.netloc: raise ValueError("expected no user and password; a key has a variable of its own")
+    return text
+
+def secret(
+    text:str, # as it was copied
+) -> str: # the same; raises `ValueError`
+    "A parser for a key, which a header must be able to hold."
+    if text.isascii() and text.isprintable() and " " not in text: return text
+    raise ValueError("expected letters, digits and marks without blanks; copy the key again")
 
 # %% ../nbs/01_config.ipynb #951cd123
 @dataclass(frozen=True)
@@ -211,6 +241,25 @@ class Config:
         "weights of engines, each in a folder of the engine's name")
     fetch_weights:str = setting("off", one_of("on", "off"),
         "whether an engine whose weights are not there fetches them while a job waits")
+    http_tts_url:str = setting("", web_address,
+        "base URL of a server that speaks by OpenAI's speech API, as in `http://pod:8091/v1`; the engine "
+        "`http` is there where this is set")
+    http_tts_key:str = setting("", secret, "its key, where it wants one", repr=False)
+    http_tts_model:str = setting("", str, "its model; unset where it has one only")
+    http_tts_voices:str = setting("", str,
+        "its voices, the default first, with blanks between; unset, it is asked for them")
+    http_tts_languages:str = setting("", str,
+        "ISO codes of the languages that it speaks, the default first; unset, any")
+    http_tts_fields:str = setting("speed instructions",
+        some_of("speed", "instructions", "language", "language_name", "seed", "stream", "stream_format",
+                "ref_audio"),
+        "what it takes besides model, input, voice and format; further ones: `language` (an ISO code), "
+        "`language_name` (in English), `seed`, `stream`, `stream_format`, and `ref_audio`, a voice to copy")
+    http_tts_format:str = setting("wav", one_of("wav", "pcm", "flac", "mp3", "opus", "aac"),
+        "what it is asked for; `wav` says its rate, `pcm` is taken for 24 kHz")
+    http_tts_limit:int = setting(4096, number(20, 1_000_000), "characters that it takes in one call")
+    http_tts_wait_s:float = setting(60., number(1, 3600, float),
+        "seconds that it may be silent, or not ready, before a call fails")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
@@ -226,7 +275,8 @@ def read_config(
         name, text = f.name.upper(), env.get(f.name.upper(), "").strip()
         try: values[f.name] = f.metadata["parse"](text) if text else f.default
         except ValueError as e:
-            raise ConfigError(f"{name}={text!r}: {e}; correct or unset the variable") from None
+            shown = re.sub(r"//[^/]*@", "//…@", text) if f.repr else "…"
+            raise ConfigError(f"{name}={shown!r}: {e}; correct or unset the variable") from None
         if callable(values[f.name]): values[f.name] = values[f.name](volume)
         if f.name == "volume_dir" and values[f.name].is_dir(): volume = values[f.name]
     return Config(**values)

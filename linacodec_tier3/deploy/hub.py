@@ -109,7 +109,9 @@ NOT_ASKED = { # setting -> why the form has no field for it
     "device": "a listed worker has a GPU, and `auto` takes it",
     "volume_dir": "RunPod mounts a volume in one place",
     **dict.fromkeys(("hf_home", "torch_home", "codec_home", "hibari_home", "voices_dir", "models_dir"),
-                    "a folder that follows the volume by itself")}
+                    "a folder that follows the volume by itself"),
+    **dict.fromkeys(("http_tts_fields", "http_tts_format", "http_tts_limit", "http_tts_wait_s"),
+                    "of a server that a listed worker does not know")}
 PRESETS = { # of the Hub's form: name -> variables
     "Small codec of the package: nothing is fetched": {"CODEC": "nano"},
     "Published LinaCodec weights": {"CODEC": "published"},
