@@ -174,6 +174,9 @@ class Config:
         "weights of engines, each in a folder of the engine's name")
     fetch_weights:str = setting("off", one_of("on", "off"),
         "whether an engine whose weights are not there fetches them while a job waits")
+    coqui_tos_agreed:str = setting("", one_of("0", "1"),
+        "`1`: whoever deploys this has agreed to Coqui's Public Model License, which forbids commercial use, "
+        "or has bought another; without it the engine `xtts` does not load")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
