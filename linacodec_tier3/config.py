@@ -260,6 +260,9 @@ class Config:
     http_tts_limit:int = setting(4096, number(20, 1_000_000), "characters that it takes in one call")
     http_tts_wait_s:float = setting(60., number(1, 3600, float),
         "seconds that it may be silent, or not ready, before a call fails")
+    coqui_tos_agreed:str = setting("", one_of("0", "1"),
+        "`1`: whoever deploys this has agreed to Coqui's Public Model License, which forbids commercial use, "
+        "or has bought another; without it the engine `xtts` does not load")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
