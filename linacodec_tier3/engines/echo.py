@@ -8,12 +8,12 @@ __all__ = ['ECHO_OPTIONS', 'ECHO_DEFAULTS', 'ECHO_BYTES', 'SPEAKER_TAGS', 'ECHO_
            'DAC_FILES', 'BLOCKWISE', 'LEAST_RECORDING_S', 'MOST_RECORDING_S', 'ENDLESS', 'INTRODUCTION',
            'IMAGINED_KEPT', 'sampler_settings', 'prompt_of', 'prompts_of', 'frames_for', 'time_to_say', 'frame_counts',
            'end_of_frames', 'without_noise_after', 'torchaudio_without_library', 'echo_package', 'EchoParts',
-           'echo_dtype', 'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker', 'nobody',
+           'echo_dtype', 'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker', 'as_speaker',
            'echo_speaker', 'EchoStopped', 'WatchedNetwork', 'spoken_frames', 'frames_as_wave', 'imagined_speaker',
-           'kept_speaker', 'EchoEngine']
+           'kept_speaker', 'rehearse', 'EchoEngine']
 
-# %% ../../nbs/engines/12_echo.ipynb #c48da200
-import logging, math, sys, types
+# %% ../../nbs/engines/12_echo.ipynb #54f9cd1c
+import logging, math, re, sys, types
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,16 +55,17 @@ def sampler_settings(
     if "speaker_kv_scale" in off: off |= {"speaker_kv_min_t", "speaker_kv_max_layers"}
     return {o: None if o in off else value for o, value in options.items() if o not in _OURS}
 
-# %% ../../nbs/engines/12_echo.ipynb #7206665b
+# %% ../../nbs/engines/12_echo.ipynb #6ffaf71e
 ECHO_BYTES = 300  # bytes of UTF-8 in one call
 SPEAKER_TAGS = "[S1]", "[S2]"  # as its transcripts name them
-_PLAIN = str.maketrans(dict(zip("\u201c\u201d\u201e\u2018\u2019\u2013", ('"', '"', '"', "'", "'", ", "))))
+_PLAIN = str.maketrans("\u201c\u201d\u201e\u2018\u2019", '"' * 3 + "'" * 2)
+_DASH = re.compile(r"\s*[\u2013\u2014]\s*")
 
 def prompt_of(
     text:str, # at most `ECHO_BYTES` bytes
 ) -> str: # begins with a speaker; "" if there is nothing to say
     "A text as the model's transcripts are written."
-    said = " ".join(text.translate(_PLAIN).split())
+    said = " ".join(_DASH.sub(", ", text.translate(_PLAIN)).split()).lstrip(", ")
     words = said.replace(SPEAKER_TAGS[0], "").replace(SPEAKER_TAGS[1], "")
     if not any(map(str.isalnum, words)): return ""
     return said if said.startswith(SPEAKER_TAGS) else f"{SPEAKER_TAGS[0]} {said}"
@@ -152,7 +153,7 @@ def echo_package() -> types.ModuleType: # its `inference`; raises `EngineError`
         raise EngineError(f"engine 'echo' needs pip install 'linacodec-tier3[echo]' ({why})") from e
     return echo_tts.inference
 
-# %% ../../nbs/engines/12_echo.ipynb #476e5dd9
+# %% ../../nbs/engines/12_echo.ipynb #f82b8c83
 @dataclass(frozen=True)
 class EchoParts:
     "What Echo consists of, as its package loads it."
@@ -183,7 +184,7 @@ def check_all_loaded(
     raise EngineError(f"engine 'echo': {file.parent.name}/{file.name} lacks {len(absent)} weights, "
                       f"{absent[0]} among them; fetch it again")
 
-# %% ../../nbs/engines/12_echo.ipynb #3ece83bf
+# %% ../../nbs/engines/12_echo.ipynb #78905e42
 BLOCKWISE = "latent_encoder.", "latent_norm.", ".wk_latent.", ".wv_latent."  # to continue a sound: not used
 
 def drop_masks(
@@ -201,10 +202,10 @@ def from_folders(
 ) -> EchoParts: # raises `EngineError`, `OSError`
     "Echo, as its package loads it from two folders."
     import torch
-    own, how = echo_package(), dict(device=device, compile=cfg.echo_compile == "on")
+    own, how = echo_package(), dict(device=device)
     dtype, codec_dtype = echo_dtype(cfg.echo_dtype, device), cfg.echo_decoder_dtype
     model = own.load_model_from_hf(dtype=getattr(torch, dtype), delete_blockwise_modules=True,
-                                   echo_path=str(first), **how)
+                                   compile=cfg.echo_compile == "on", echo_path=str(first), **how)
     check_all_loaded(model, first / NETWORK_FILE, BLOCKWISE)
     try: codec = own.load_fish_ae_from_hf(dtype=getattr(torch, codec_dtype), s1dac_path=str(second), **how)
     except NotImplementedError as e:  # of weights without numbers, on their way to a device
@@ -226,7 +227,7 @@ def load_echo(
     except SafetensorError as e:
         raise EngineError(f"engine 'echo': a file of its weights is damaged ({e}); fetch it again") from e
 
-# %% ../../nbs/engines/12_echo.ipynb #93495587
+# %% ../../nbs/engines/12_echo.ipynb #74753f66
 LEAST_RECORDING_S, MOST_RECORDING_S = 1., 60. # seconds of a recording
 
 @dataclass(frozen=True)
@@ -235,14 +236,17 @@ class EchoSpeaker:
     frames:Any # tensor (1, n, 80), n a multiple of 4
     mask:Any # tensor (1, n) of booleans: what is to be listened to
 
-def nobody(
-    parts:EchoParts, # loaded
-) -> EchoSpeaker: # in which there is nothing
-    "What the sampler gets where there is no voice to copy."
+def as_speaker(
+    frames, # tensor (1, n, 80)
+    listen:bool=True, # False: there is nothing in them
+) -> EchoSpeaker: # whose tensors are of their own, and all of one kind: see `rehearse`
+    "Frames as a voice to copy."
     import torch
-    return EchoSpeaker(torch.zeros(1, 4, 80, device=parts.device),
-                       torch.zeros(1, 4, dtype=torch.bool, device=parts.device))
+    with torch.inference_mode():
+        own = frames[:, :frames.shape[1] // 4 * 4].clone(memory_format=torch.contiguous_format)
+        return EchoSpeaker(own, torch.full(own.shape[:2], listen, device=own.device))
 
+# %% ../../nbs/engines/12_echo.ipynb #3dc1ef8f
 def echo_speaker(
     recording:Recording, # somebody who speaks
     parts:EchoParts, # loaded
@@ -256,7 +260,8 @@ def echo_speaker(
                           f"{LEAST_RECORDING_S:g} s at the least, and ten are better")
     wave = torch.from_numpy(sound)[None].to(parts.device, parts.codec.dtype)
     page = min(MOST_FRAMES, math.ceil(len(sound) / FRAME_SAMPLES))  # it would make 30 s of a second
-    return EchoSpeaker(*encode(parts.codec, parts.pca, wave, audio_chunk_size=page * FRAME_SAMPLES))
+    frames, _ = encode(parts.codec, parts.pca, wave, audio_chunk_size=page * FRAME_SAMPLES)
+    return as_speaker(frames)
 
 # %% ../../nbs/engines/12_echo.ipynb #d28f3320
 class EchoStopped(Exception):
@@ -276,7 +281,7 @@ class WatchedNetwork:
         if self._should_stop(): raise EchoStopped
         return self._model(*args, **more)
 
-# %% ../../nbs/engines/12_echo.ipynb #54a7b193
+# %% ../../nbs/engines/12_echo.ipynb #76db0159
 ENDLESS = ("engine 'echo' made {:.1f} s of sound of {} characters without an end; "
            "try another `seed`, or more `cfg_scale_text`")
 
@@ -289,9 +294,11 @@ def spoken_frames(
     should_stop:Callable[[],bool]=never, # asked before each step
 ) -> Any: # tensor (1, n, 80): what is spoken, and nothing after it; raises `EngineError`, `EchoStopped`
     "A text as frames."
+    import torch
     own, model = echo_package(), WatchedNetwork(parts.model, should_stop)
     settings = sampler_settings(options)
-    ids, mask = own.get_text_input_ids_and_mask([text], max_length=None, device=parts.device)
+    with torch.inference_mode():
+        ids, mask = own.get_text_input_ids_and_mask([text], max_length=None, device=parts.device)
     for most in frame_counts(text, options["sequence_length"]):
         frames = own.sample_euler_cfg_independent_guidances(
             model, speaker.frames, speaker.mask, ids, mask, seed, sequence_length=most, **settings)
@@ -311,7 +318,7 @@ def frames_as_wave(
     wave = echo_package().ae_decode(parts.codec, parts.pca, frames)
     return without_noise_after(wave[0, 0].float().cpu().numpy(), text)
 
-# %% ../../nbs/engines/12_echo.ipynb #2fe3c844
+# %% ../../nbs/engines/12_echo.ipynb #13368c7e
 INTRODUCTION = ("[S1] Good evening, and welcome. It is a quiet night down here by the harbor, the last boats "
                 "have come in, and we have about an hour to talk. So, where shall we begin?")
 IMAGINED_KEPT = 8  # that it made up, at most
@@ -322,12 +329,12 @@ def imagined_speaker(
     should_stop:Callable[[],bool]=never, # asked before each step
 ) -> EchoSpeaker: # raises `EngineError`, `EchoStopped`
     "A voice that the model makes up."
-    frames = spoken_frames(parts, INTRODUCTION, nobody(parts), voice_seed, ECHO_DEFAULTS, should_stop)
-    frames = frames[:, :frames.shape[1] // 4 * 4]
+    import torch
+    nobody = as_speaker(torch.zeros(1, 8, 80, device=parts.device), listen=False)
+    frames = spoken_frames(parts, INTRODUCTION, nobody, voice_seed, ECHO_DEFAULTS, should_stop)
     if frames.shape[1] * FRAME_SAMPLES < LEAST_RECORDING_S * ECHO_RATE:
         raise EngineError(f"engine 'echo' makes up no voice of `voice_seed` {voice_seed}: take another")
-    import torch
-    return EchoSpeaker(frames, torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device))
+    return as_speaker(frames)
 
 def kept_speaker(
     kept:OrderedDict, # `voice_seed` -> voice, the one used last at the end; changed
@@ -341,7 +348,23 @@ def kept_speaker(
     while len(kept) > IMAGINED_KEPT: kept.popitem(last=False)
     return kept[voice_seed]
 
-# %% ../../nbs/engines/12_echo.ipynb #0f0f455d
+# %% ../../nbs/engines/12_echo.ipynb #b819b90a
+def rehearse(
+    parts:EchoParts, # loaded, to be compiled when they are first used
+    kept:OrderedDict, # made-up voices, as of `kept_speaker`
+) -> None: # raises `EngineError` where there is nothing to compile with
+    "Have everything compiled that a job would otherwise wait for."
+    few, sentence = ECHO_DEFAULTS | dict(num_steps=2, cfg_min_t=0.7), INTRODUCTION.split(". ")[0]
+    try:
+        voice = kept_speaker(kept, parts, 0)
+        shorter = as_speaker(voice.frames[:, :20])
+        for text, speaker in ((sentence, voice), (INTRODUCTION, shorter), (sentence[:20], shorter)):
+            frames_as_wave(parts, spoken_frames(parts, text, speaker, 0, few), text)
+    except Exception as e:
+        if isinstance(e, EngineError): raise
+        raise EngineError(f"engine 'echo' cannot be compiled ({e}); unset ECHO_COMPILE") from e
+
+# %% ../../nbs/engines/12_echo.ipynb #27bab5ad
 class EchoEngine:
     "EchoTTS: English in the voice of a recording, or in one that it makes up."
     name, rate, speeds = "echo", ECHO_RATE, (1., 1.)
@@ -349,7 +372,9 @@ class EchoEngine:
     limit_bytes, min_chars, memory, requires = ECHO_BYTES, 20, 9_500_000_000, ("echo_tts", "torchaudio")
     licence, weights_licence = "MIT and Apache-2.0", "CC-BY-NC-SA-4.0, as is what is spoken with them"
 
-    def __init__(self): self._parts, self._imagined = load_echo(get_config()), OrderedDict()
+    def __init__(self):
+        self._parts, self._imagined = load_echo(get_config()), OrderedDict()
+        if get_config().echo_compile == "on": rehearse(self._parts, self._imagined)
 
     @staticmethod
     def voices(): return {"imagined": "made up by the model; `voice_seed` in `parameters` chooses which"}
