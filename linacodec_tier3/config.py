@@ -263,6 +263,12 @@ class Config:
     coqui_tos_agreed:str = setting("", one_of("0", "1"),
         "`1`: whoever deploys this has agreed to Coqui's Public Model License, which forbids commercial use, "
         "or has bought another; without it the engine `xtts` does not load")
+    echo_dtype:str = setting("auto", one_of("auto", "float32", "bfloat16", "float16"),
+        "numbers that the engine echo computes with; `auto`: `bfloat16` on a GPU, `float32` on a CPU")
+    echo_decoder_dtype:str = setting("float32", one_of("float32", "bfloat16"),
+        "the same for its decoder; `bfloat16` saves a gigabyte or more on a GPU of 8 GB")
+    echo_compile:str = setting("off", one_of("on", "off"),
+        "whether the networks of the engine echo are compiled, which takes minutes at the start")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
