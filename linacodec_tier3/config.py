@@ -237,6 +237,13 @@ class Config:
         "reference recordings for engines that copy a voice")
     voice_hosts:str = setting("", host_names,
         "hosts from which a recording may be fetched that a request names by its https URL; none when unset")
+    transformers_model:str = setting("facebook/mms-tts-eng", str,
+        "what the `transformers` engine speaks with: a hub repository, or a folder in its layout")
+    transformers_dtype:str = setting("auto", one_of("auto", "float32", "float16", "bfloat16"),
+        "numbers that its models and VibeVoice compute with; `auto`: on a GPU those of the weights, else "
+        "`float32`")
+    vibevoice_model:str = setting("vibevoice/VibeVoice-1.5B-hf", str,
+        "what the `vibevoice` engine speaks with, as in `vibevoice/VibeVoice-7B-hf`, or a folder")
     models_dir:Path = setting(lambda v: (v or home() / ".local/share/linacodec-tier3") / "models", path,
         "weights of engines, each in a folder of the engine's name")
     fetch_weights:str = setting("off", one_of("on", "off"),
