@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARTIAL_LIMIT', 'RESULT_LIMIT', 'SYNC_RESULT_LIMIT', 'HOST', 'DTYPES', 'MEMORY', 'CACHED', 'DISCREET', 'ConfigError',
-           'Number', 'number', 'OneOf', 'one_of', 'home', 'path', 'host_name', 'host_names', 'setting', 'cache_folder',
-           'encoding_dtype', 'Config', 'read_config', 'settings_table', 'export_allocator', 'bound_memory',
-           'export_caches', 'printable_output', 'get_config', 'nvidia_driver', 'unusable_gpu', 'resolve_device']
+           'Number', 'number', 'OneOf', 'one_of', 'service_names', 'home', 'path', 'host_name', 'host_names', 'setting',
+           'cache_folder', 'encoding_dtype', 'Config', 'read_config', 'settings_table', 'export_allocator',
+           'bound_memory', 'export_caches', 'printable_output', 'get_config', 'nvidia_driver', 'unusable_gpu',
+           'resolve_device']
 
 # %% ../nbs/01_config.ipynb #0fb221ac
 import ctypes, logging, os, re, sys, tempfile
@@ -67,6 +68,15 @@ def one_of(
     "A parser for one word out of a few."
     return OneOf(choices, also)
 
+
+# %% ../nbs/01_config.ipynb #32c43198
+def service_names(
+    text:str, # names with commas between them
+) -> tuple[str,...]: # of them; raises `ValueError`
+    "A parser for names of engines."
+    names = tuple(filter(None, map(str.strip, text.split(","))))
+    if all(re.fullmatch(r"[\w.-]+", name) for name in names): return names
+    raise ValueError("expected names of services with commas between them")
 
 # %% ../nbs/01_config.ipynb #d91b8dda
 def home() -> Path: # absolute; a temporary folder of this user where there is no home to write to
@@ -138,18 +148,26 @@ class Config:
     device:str = setting("auto", one_of("auto", "cuda", "mps", "cpu"),
         "where models run; `auto` takes the first there is")
     default_service:str = setting("hibari", str, "engine that `service: \"default\"` means")
+    preload:tuple = setting((), service_names,
+        "services that are loaded at the start besides the default one, with commas between them; others "
+        "load when they are first asked for")
+    max_engines:int = setting(4, number(1, 64),
+        "engines that are held at once; for one more, or where memory is short, the one longest unused goes")
     chunk_chars:int = setting(500, number(20, 5000),
         "characters in a chunk when the request has no `max_chars`")
     first_chunk_chars:int = setting(70, number(0, 5000),
         "characters in the first chunk of a stream; 0: no short first chunk")
-    expected_rtf:float = setting(0.66, number(0.01, 0.95, float),
-        "seconds of work for a second of speech at which growing chunks still keep a player fed")
+    expected_rtf:float = setting(0., number(0, 0.95, float),
+        "seconds of work for a second of speech at which growing chunks still keep a player fed; 0: as it is "
+        "measured, which is 0.66 for all but slow engines")
     emoji:str = setting("name", one_of("name", "skip"),
         "what becomes of emoji in a text: said by `name`, or left out and reported")
     max_text_chars:int = setting(200_000, number(1, 5_000_000), "longest text accepted")
     job_timeout_s:float = setting(300., number(1, 86400, float),
         "seconds after which a job ends with an error")
     concurrency:int = setting(1, number(1, 64), "jobs that one worker takes at once")
+    batch_chunks:int = setting(4, number(1, 16),
+        "chunks that an engine which can speaks in one call, at most; 1: one after the other")
     queue_chunks:int = setting(2, number(1, 64), "chunks that a stage may be ahead of the next one")
     shutdown_grace_s:float = setting(8., number(0, 3600, float),
         "seconds that a running job has to finish after SIGTERM")
@@ -218,7 +236,7 @@ def settings_table() -> str: # Markdown, one row a variable
     "Every variable with its default and meaning."
     def default(f):
         if callable(f.default): return f"`{f.default(Path('$VOLUME_DIR'))}`"
-        return f"`{f.default}`" if f.default != "" else "–"
+        return f"`{f.default}`" if f.default not in ("", ()) else "–"
     rows = [f"| `{f.name.upper()}` | {default(f)} | {f.metadata['doc']} |" for f in fields(Config)]
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 

@@ -4,20 +4,24 @@
 
 # %% auto #0
 __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'ENGINE_MEMBERS', 'EngineError', 'Option', 'shown',
-           'said', 'check_option', 'Engine', 'declared', 'resolve_language', 'call_limit', 'only_non_commercial',
-           'as_audio', 'extra_is_there', 'engine_names', 'register_engine', 'forget_engine', 'engine_class',
-           'known_rate', 'load_tts_model', 'turn', 'give_up_engine', 'successor', 'recordings', 'resolve_voice']
+           'said', 'check_option', 'Engine', 'declared', 'voice_language', 'resolve_language', 'call_limit',
+           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_to_install', 'known_rate',
+           'register_engine', 'forget_engine', 'engine_class', 'load_tts_model', 'turn', 'in_use', 'loaded_engines',
+           'give_up_engine', 'successor', 'recordings', 'resolve_voice']
 
 # %% ../nbs/05_tts.ipynb #78b4e96a
 import logging, re, threading, time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Mapping, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 import numpy as np
-from .config import Config, get_config
+from .config import Config, get_config, resolve_device
+from .loaded import Shelf, shelf_state, take_in
 from .recordings import RECORDINGS
 
 # %% ../nbs/05_tts.ipynb #db407e09
@@ -81,8 +85,11 @@ class Engine(Protocol):
     speeds:tuple[float,float] # slowest and fastest `speed`
     options:tuple[Option,...] # what `parameters` may hold
     copies_voices:bool # whether `voice` may be a reference recording
-    # and, where an engine has them, what `declared` says, and `prepare(recording)`, which computes what
-    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`
+    # and, where an engine has them, what `declared` says; `prepare(recording)`, which computes what
+    # `synthesise` then gets as `voice`, once for each `engines.calls.Recording`; `weights(cfg)`, static, a
+    # tuple of the `weights.models.ModelFiles` that it loads; `synthesise_stream` and `synthesise_many`,
+    # called like `synthesise`: the one yields its sound in pieces while it makes it, the other takes a
+    # list of at most `many` chunks, and returns the sound of each
 
     @staticmethod
     def voices() -> Mapping[str,str]: # name -> description, the default voice first
@@ -107,10 +114,13 @@ DECLARED = {"languages": (),  # ISO codes, the default first; () when they are n
             "limit": 0,       # characters that a call says well; or a language -> characters; 0: any number
             "limit_bytes": 0, # the same in bytes of UTF-8
             "min_chars": 0,   # characters below which it says a text badly
+            "many": 0,        # chunks that `synthesise_many` speaks at once; 0: none
             "char_s": 0.2,    # seconds of sound that a letter may take, see `engines.calls`; None: no matter
             "licence": "",          # of its code, as in "MIT"
             "weights_licence": "",  # of what it loads
-            "requires": ()}         # modules that it imports when it loads
+            "requires": (),         # modules that it imports when it loads
+            "suits": "",            # when to take it, in half a sentence, for people who choose
+            "offers": {}}           # "voices", "languages" in words, where they depend on files
 
 def declared(
     engine:type, # an engine, or its class
@@ -120,14 +130,21 @@ def declared(
     return getattr(engine, what, DECLARED[what])
 
 # %% ../nbs/05_tts.ipynb #777fe450
+def voice_language(
+    engine:type, # an engine, or its class
+    voice:Any="", # as `resolve_voice` gives it; "": any, as a recording is
+) -> str|None: # an ISO code; "" for any voice; None where no voice of this engine has its own
+    "The language that a voice is bound to."
+    if not hasattr(engine, "language_of"): return None
+    return engine.language_of(voice) if voice in engine.voices() else ""
+
 def resolve_language(
     engine:type, # an engine, or its class
     language:str|None=None, # as in a request; None is the voice's, or the engine's first
     voice:Any="", # as `resolve_voice` gives it; "": any, as a recording is
 ) -> str: # an ISO code, or "" when nobody has named one; raises `ValueError` naming the languages there are
     "The language that a request means."
-    own = ""
-    if hasattr(engine, "language_of") and voice in engine.voices(): own = engine.language_of(voice)
+    own = voice_language(engine, voice)
     known = (own,) if own else declared(engine, "languages")
     if language is None: return known[0] if known else ""
     code = language.strip().lower()
@@ -179,14 +196,16 @@ ENGINE_GROUP = "linacodec_tier3.engines"  # of entry points
 BUILT_IN_ENGINES = {"hibari": "linacodec_tier3.engines.hibari:HibariEngine",
                     "tone": "linacodec_tier3.engines.tone:Tone"}
 _classes:dict[str,type] = {}    # by name, as far as they have been asked for
-_loaded:dict[str,Engine] = {}   # ready to speak
+_loaded = Shelf(lambda engine: turn(engine).locked())  # ready to speak
 
 def extra_is_there(
     extra:str, # of a package, as in "kokoro"
     asked_for:Iterable[str], # what the package says that it requires
 ) -> bool: # False, too, where it has no such extra
     "Whether all that an extra brings is installed."
-    wanted = [re.match(r"[\w.-]+", r)[0] for r in asked_for if re.search(rf"extra == .{extra}\b", r)]
+    def plain(name): return re.sub(r"[-_.]+", "-", name).lower() # as metadata has it: kokoro-ja
+    def extras(r): return map(plain, re.findall(r"""extra == ['"]([^'"]+)""", r))
+    wanted = [re.match(r"[\w.-]+", r)[0] for r in asked_for if plain(extra) in extras(r)]
     return bool(wanted) and all(next(Distribution.discover(name=name), None) for name in wanted)
 
 def _offered(entry): # False for an engine whose extra is not installed
@@ -196,6 +215,12 @@ def engine_names() -> list[str]: # what `service` may be, sorted
     "Every engine that can be asked for; nothing is loaded."
     others = (e.name for e in entry_points(group=ENGINE_GROUP) if _offered(e))
     return sorted({*_classes, *BUILT_IN_ENGINES, *others})
+
+def engines_to_install() -> dict[str,str]: # name -> the command that brings its extra
+    "Engines that packages here have, and whose extra is not installed."
+    def command(e): return f"pip install '{e.dist.name.replace('_', '-')}[{','.join(e.extras)}]'"
+    lacking = {e.name: command(e) for e in entry_points(group=ENGINE_GROUP) if not _offered(e)}
+    return {name: lacking[name] for name in sorted(lacking)}
 
 # %% ../nbs/05_tts.ipynb #ad83ea7d
 def _ill_declared(what, value): # "", or what it must be
@@ -207,9 +232,17 @@ def _ill_declared(what, value): # "", or what it must be
     if what == "limit" and isinstance(value, Mapping):
         ok = all(isinstance(k, str) and type(v) is int and v > 0 for k, v in value.items())
         return "" if ok else "a whole number for each language"
+    if isinstance(value, property): return ""  # it is known when the engine is loaded
     if isinstance(DECLARED[what], int): return "" if number and type(value) is int else "a whole number"
     if isinstance(DECLARED[what], dict): return "" if isinstance(value, Mapping) else "a mapping"
     return "" if isinstance(value, str) else "a string"
+
+def known_rate(
+    engine:type, # an engine, or its class
+) -> int|None: # Hz; None: it is known when the engine is loaded
+    "The rate of an engine's sound, as far as it is known."
+    rates = (getattr(e, "rate", None) for e in (engine, _loaded.peek(engine.name)))
+    return next((int(r) for r in rates if isinstance(r, int | np.integer) and r > 0), None)
 
 # %% ../nbs/05_tts.ipynb #8a2afe7c
 ENGINE_MEMBERS = ("name", "speeds", "options", "copies_voices", "voices", "synthesise")
@@ -232,7 +265,7 @@ def forget_engine(
     service:str, # an engine's name
 ) -> None:
     "Drop a loaded engine, so that the next request loads a fresh one."
-    _loaded.pop(service, None)
+    _loaded.drop(service)
 
 # %% ../nbs/05_tts.ipynb #aabe3aad
 _importing = threading.RLock()
@@ -259,34 +292,30 @@ def engine_class(
 
 # %% ../nbs/05_tts.ipynb #42dab808
 _log = logging.getLogger(__name__)
-_locks:dict[str,threading.Lock] = {}
 
-def known_rate(
-    engine:type, # an engine, or its class
-) -> int|None: # Hz; None: it is known when the engine is loaded
-    "The rate of an engine's sound, as far as it is known."
-    rates = (getattr(e, "rate", None) for e in (engine, _loaded.get(engine.name)))
-    return next((int(r) for r in rates if isinstance(r, int | np.integer) and r > 0), None)
+def _ready(cls): # an engine of this class, loaded; raises `EngineError`
+    start = time.perf_counter()
+    try: engine = cls()
+    except EngineError: raise
+    except BaseException as e:  # SystemExit, too
+        raise EngineError(f"engine {cls.name!r} does not load: {said(e)}") from e
+    if known_rate(engine) is None:
+        rate = shown(getattr(engine, "rate", None))
+        raise EngineError(f"engine {cls.name!r}, loaded, has `rate` {rate}: it must be its Hz")
+    _log.info("engine %s loaded in %.2f s", cls.name, time.perf_counter() - start)
+    for licence in only_non_commercial(cls):
+        _log.warning("engine %s is under %s: not for commercial use", cls.name, licence)
+    return engine
 
 def load_tts_model(
     model_name:str="default", # a `service`
 ) -> Engine: # ready to speak; raises as `engine_class`, or `EngineError` if it does not load
-    "The engine of a service, loaded on first use and kept."
-    cls = engine_class(model_name)
-    with _locks.setdefault(cls.name, threading.Lock()):
-        if cls.name not in _loaded:
-            start = time.perf_counter()
-            try: _loaded[cls.name] = cls()
-            except EngineError: raise
-            except BaseException as e:  # SystemExit, too
-                raise EngineError(f"engine {cls.name!r} does not load: {said(e)}") from e
-            if known_rate(_loaded[cls.name]) is None:
-                rate = getattr(_loaded.pop(cls.name), "rate", None)
-                raise EngineError(f"engine {cls.name!r}, loaded, has `rate` {shown(rate)}: it must be its Hz")
-            _log.info("engine %s loaded in %.2f s", cls.name, time.perf_counter() - start)
-            for licence in only_non_commercial(cls):
-                _log.warning("engine %s is under %s: not for commercial use", cls.name, licence)
-        return _loaded[cls.name]
+    "The engine of a service, loaded on first use and kept as long as there is room for it."
+    cls, cfg = engine_class(model_name), get_config()
+    if (there := _loaded.find(cls.name)) is not None: return there
+    memory = declared(cls, "memory")
+    place = "GPU memory" if memory and resolve_device(cfg.device) == "cuda" else "memory"
+    return take_in(_loaded, cls.name, partial(_ready, cls), {place: memory}, cfg.max_engines)
 
 # %% ../nbs/05_tts.ipynb #f06f9a03
 _turns:WeakKeyDictionary = WeakKeyDictionary()
@@ -297,6 +326,16 @@ def turn(
     "The lock by which jobs take turns at an engine."
     return _turns.setdefault(engine, threading.Lock())
 
+def in_use(
+    engine:Engine, # a loaded engine
+): # a context: as long as it lasts, the engine is not given up for others
+    "Somebody is going to speak with an engine, more than once."
+    return _loaded.in_use(engine)
+
+def loaded_engines() -> dict[str,dict]: # JSON: service -> unused seconds, whether it is at work, MB
+    "Which engines are loaded."
+    return shelf_state(_loaded)
+
 # %% ../nbs/05_tts.ipynb #68141fd7
 _given_up:WeakSet = WeakSet()
 
@@ -305,7 +344,7 @@ def give_up_engine(
 ) -> None:
     "Leave an engine to itself; who waits for its turn, and who comes next, gets a fresh one."
     _given_up.add(engine)
-    if _loaded.get(engine.name) is engine: forget_engine(engine.name)
+    if _loaded.peek(engine.name) is engine: forget_engine(engine.name)
 
 def successor(
     engine:Engine, # that was loaded once
@@ -353,6 +392,5 @@ def resolve_voice(
 
 def _first_voice(engine, known, language):
     "The first that speaks a language; of all, where nobody asks or none does."
-    if not language or not hasattr(engine, "language_of"): return next(iter(known))
-    meant = resolve_language(engine, language)
-    return next((v for v in known if engine.language_of(v) == meant), next(iter(known)))
+    meant = resolve_language(engine, language) if language and voice_language(engine) is not None else None
+    return next((v for v in known if meant and voice_language(engine, v) == meant), next(iter(known)))

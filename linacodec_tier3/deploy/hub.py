@@ -150,7 +150,7 @@ def hub_page(
 ) -> dict: # `.runpod/hub.json`
     "The worker's listing in RunPod's Hub, as an endpoint with a queue."
     first = SHOWN_FIRST
-    asked = sorted((f for f in fields(Config) if f.name not in NOT_ASKED and f.default != ""),
+    asked = sorted((f for f in fields(Config) if f.name not in NOT_ASKED and f.default not in ("", ())),
                    key=lambda f: first.index(f.name) if f.name in first else len(first))
     return {"title": "LinaCodec Tier 3", "type": "serverless", "category": "audio",
             "description": "Speech while it is still being spoken: tokens at 171 bit/s, or 48 kHz sound",
