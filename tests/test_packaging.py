@@ -217,8 +217,8 @@ def test_an_engine_is_listed_where_its_extra_is_installed_and_nothing_else_of_th
     for name, module, extra in engines:
         brought = asked[extra]
         assert f"linacodec_tier3/{module.replace('.', '/')}.py" in wheel
-        listed = SETTINGS[f"{extra}_requirements"].split()
-        assert brought == {re.match(r"[\w.-]+", line)[0] for line in listed}
+        wanted = SETTINGS[f"{extra}_requirements"].split()
+        assert brought == {re.match(r"[\w.-]+", line)[0] for line in wanted}
         with patch.object(tts, "Distribution", Installed(brought)):
             assert tts.extra_is_there(extra, lines), name
         with patch.object(tts, "Distribution", Installed({*brought} - {min(brought)})):

@@ -44,8 +44,8 @@ def test_every_command_is_there():
 def test_which_engine_when_is_what_the_engines_say_of_themselves():
     settings = ConfigParser()
     settings.read(ROOT / "settings.ini", encoding="utf-8")
-    listed = re.findall(r"(\S+?)=linacodec", settings["DEFAULT"]["engines"])
-    engines = sorted({*BUILT_IN_ENGINES, *listed})
+    others = re.findall(r"(\S+?)=linacodec", settings["DEFAULT"]["engines"])
+    engines = sorted({*BUILT_IN_ENGINES, *others})
     table = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in README.splitlines()
              if line.startswith("|")]
     start = table.index([*COLUMNS]) + 2
