@@ -174,6 +174,8 @@ class Config:
         "weights of engines, each in a folder of the engine's name")
     fetch_weights:str = setting("off", one_of("on", "off"),
         "whether an engine whose weights are not there fetches them while a job waits")
+    chatterbox_dtype:str = setting("float32", one_of("float32", "bfloat16"),
+        "numbers that the layers of Chatterbox which write speech tokens compute with")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
