@@ -9,8 +9,8 @@ __all__ = ['BOTH_REPO', 'TURBO_REPO', 'TONGUES', 'SHARED', 'ENGLISH_FILES', 'MUL
            'Steps', 'looked_on', 'seeded', 'voice_of', 'speaking_as', 'halve', 'networks_of', 'enough_of', 'sound_of',
            'ChatterboxEngine', 'Chatterbox', 'ChatterboxMultilingual', 'ChatterboxTurbo']
 
-# %% ../../nbs/engines/15_chatterbox.ipynb #c6da6bed
-import io, logging, math, threading
+# %% ../../nbs/engines/15_chatterbox.ipynb #890285dc
+import io, logging, math, threading, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -51,7 +51,7 @@ def languages_here() -> tuple[str,...]: # ISO codes, English first
     "What Chatterbox can read on this machine."
     return tuple(code for code in LANGUAGES if find_spec(READERS_NEEDED.get(code, "numpy")))
 
-# %% ../../nbs/engines/15_chatterbox.ipynb #371ecab0
+# %% ../../nbs/engines/15_chatterbox.ipynb #ce6f724b
 class ChineseWords:
     "Tells words by jieba, whose dictionary comes with it, where the package would download one."
     def cut(self,
@@ -72,6 +72,7 @@ def open_package() -> Any: # the module `chatterbox`
     for module in (t3, flow_matching): module.tqdm, module.print = _steps_only, _unsaid
     tokenizer.ChineseCangjieConverter._init_segmenter = _tell_words
     logging.getLogger("chatterbox").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`LoRACompatibleLinear` is deprecated", FutureWarning)
     return chatterbox
 
 def _steps_only(steps, **how): return steps
