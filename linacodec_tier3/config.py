@@ -276,6 +276,8 @@ class Config:
         "the same for its decoder; `bfloat16` saves a gigabyte or more on a GPU of 8 GB")
     echo_compile:str = setting("off", one_of("on", "off"),
         "whether the networks of the engine echo are compiled, which takes minutes at the start")
+    chatterbox_dtype:str = setting("float32", one_of("float32", "bfloat16"),
+        "numbers that the layers of Chatterbox which write speech tokens compute with")
     bucket_endpoint_url:str = setting("", str, "S3 endpoint for results over the limit")
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)

@@ -258,8 +258,9 @@ LOOKED_AT = {"declares": declares, "licence": licences, "sound": sounds, "seed":
 def two_recordings() -> Iterator[list[str]]: # their paths, as long as the block lasts
     "Two voices to copy, of eight seconds or so."
     hibari = load_tts_model("hibari")
-    with tempfile.TemporaryDirectory() as folder, turn(hibari):
-        speech, paths = call_engine(hibari, HARBOUR[:130], "heart", seed=1), []
+    with turn(hibari): speech = call_engine(hibari, HARBOUR[:130], "heart", seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
         for name, factor in (("high", 1), ("low", 1.3)):
             sound = resample(speech, hibari.rate, int(hibari.rate * factor))
             paths.append(f"{folder}/{name}.wav")
