@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'SET_BY', 'ENGINE_MEMBERS', 'EngineError', 'Option',
            'shown', 'said', 'check_option', 'Engine', 'declared', 'voice_language', 'resolve_language', 'call_limit',
-           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_to_install', 'known_rate',
+           'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_lacking', 'known_rate',
            'register_engine', 'forget_engine', 'engine_class', 'load_tts_model', 'turn', 'in_use', 'loaded_engines',
            'give_up_engine', 'successor', 'recordings', 'resolve_voice']
 
@@ -192,13 +192,7 @@ def as_audio(
         raise EngineError(f"engine {engine!r} returned audio with NaN or infinity")
     return sound.astype(np.float32, copy=False)
 
-# %% ../nbs/05_tts.ipynb #9c33776d
-ENGINE_GROUP = "linacodec_tier3.engines"  # of entry points
-BUILT_IN_ENGINES = {"hibari": "linacodec_tier3.engines.hibari:HibariEngine",
-                    "tone": "linacodec_tier3.engines.tone:Tone"}
-_classes:dict[str,type] = {}    # by name, as far as they have been asked for
-_loaded = Shelf(lambda engine: turn(engine).locked())  # ready to speak
-
+# %% ../nbs/05_tts.ipynb #42cf4e39
 def extra_is_there(
     extra:str, # of a package, as in "kokoro"
     asked_for:Iterable[str], # what the package says that it requires
@@ -209,22 +203,31 @@ def extra_is_there(
     wanted = [re.match(r"[\w.-]+", r)[0] for r in asked_for if plain(extra) in extras(r)]
     return bool(wanted) and all(next(Distribution.discover(name=name), None) for name in wanted)
 
+# %% ../nbs/05_tts.ipynb #9c33776d
+ENGINE_GROUP = "linacodec_tier3.engines"  # of entry points
+BUILT_IN_ENGINES = {"hibari": "linacodec_tier3.engines.hibari:HibariEngine",
+                    "tone": "linacodec_tier3.engines.tone:Tone"}
+_classes:dict[str,type] = {}    # by name, as far as they have been asked for
+_loaded = Shelf(lambda engine: turn(engine).locked())  # ready to speak
+
 SET_BY = {"http": "http_tts_url"} # engine -> the setting without which it is not there
 
-def _offered(entry): # False for an engine whose extra is not installed, or that nobody has set up
-    if entry.name in SET_BY and not getattr(get_config(), SET_BY[entry.name]): return False
-    return all(extra_is_there(extra, entry.dist.requires or ()) for extra in entry.extras)
+def _missing(e): # what an engine of an entry point is without, and what to do; () where it can be asked for
+    if e.name in SET_BY and not getattr(get_config(), SET_BY[e.name]):
+        return "it is not set up", f"set {SET_BY[e.name].upper()}"
+    if all(extra_is_there(extra, e.dist.requires or ()) for extra in e.extras): return ()
+    command = f"pip install '{e.dist.name.replace('_', '-')}[{','.join(e.extras)}]'"
+    return "its extra is not installed", command
 
 def engine_names() -> list[str]: # what `service` may be, sorted
     "Every engine that can be asked for; nothing is loaded."
-    others = (e.name for e in entry_points(group=ENGINE_GROUP) if _offered(e))
+    others = (e.name for e in entry_points(group=ENGINE_GROUP) if not _missing(e))
     return sorted({*_classes, *BUILT_IN_ENGINES, *others})
 
-def engines_to_install() -> dict[str,str]: # name -> the command that brings its extra
-    "Engines that packages here have, and whose extra is not installed."
-    def command(e): return f"pip install '{e.dist.name.replace('_', '-')}[{','.join(e.extras)}]'"
-    lacking = {e.name: command(e) for e in entry_points(group=ENGINE_GROUP) if not _offered(e)}
-    return {name: lacking[name] for name in sorted(lacking)}
+def engines_lacking() -> dict[str,tuple[str,str]]: # name -> what it is without, and what to do
+    "Engines that packages here have, and that cannot be asked for."
+    there = {e.name: _missing(e) for e in entry_points(group=ENGINE_GROUP)}
+    return {name: there[name] for name in sorted(there) if there[name]}
 
 # %% ../nbs/05_tts.ipynb #ad83ea7d
 def _ill_declared(what, value): # "", or what it must be

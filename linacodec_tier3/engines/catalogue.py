@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from ..config import Config
 from linacodec_tier3.tts import (
-    EngineError, declared, engine_class, engine_names, engines_to_install, known_rate, only_non_commercial,
+    EngineError, declared, engine_class, engine_names, engines_lacking, known_rate, only_non_commercial,
     said)
 from ..weights.files import WeightsError
 from ..weights.models import ModelFiles, bytes_of, fetch_model, find_model, weights_of
@@ -20,14 +20,13 @@ from ..weights.models import ModelFiles, bytes_of, fetch_model, find_model, weig
 # %% ../../nbs/engines/08_catalogue.ipynb #afcffad9
 def all_engines() -> list[str]: # sorted
     "Every engine that packages here have, installed or not."
-    return sorted({*engine_names(), *engines_to_install()})
+    return sorted({*engine_names(), *engines_lacking()})
 
 def what_lacks(
     name:str, # one of `all_engines`
 ) -> tuple[str,str]: # what is missing, and what to do; twice "" where nothing is
     "Why an engine cannot be loaded, as far as that is known without loading it."
-    if name in (commands := engines_to_install()) and name not in engine_names():
-        return "its extra is not installed", commands[name]
+    if name in (lacking := engines_lacking()) and name not in engine_names(): return lacking[name]
     try: e = engine_class(name)
     except EngineError as error:
         return " ".join(str(error).split()), f"repair or uninstall the package of {name}"

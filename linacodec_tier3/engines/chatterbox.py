@@ -6,8 +6,8 @@
 __all__ = ['BOTH_REPO', 'TURBO_REPO', 'TONGUES', 'SHARED', 'ENGLISH_FILES', 'MULTILINGUAL_FILES', 'TURBO_FILES', 'LANGUAGES',
            'READERS_NEEDED', 'TOKEN_RATE', 'MOST_TOKENS', 'MOOD', 'DICE', 'ALL_OF_IT', 'MOST_OF_IT', 'UNGUIDED',
            'BUILT_IN', 'DENSE', 'TAGS', 'newest_tongues', 'languages_here', 'ChineseWords', 'open_package', 'Unwanted',
-           'Steps', 'looked_on', 'seeded', 'voice_of', 'speaking_as', 'halve', 'networks_of', 'enough_of', 'sound_of',
-           'ChatterboxEngine', 'Chatterbox', 'ChatterboxMultilingual', 'ChatterboxTurbo']
+           'Steps', 'looked_on', 'seeded', 'conditioned_on', 'speaking_as', 'halve', 'networks_of', 'enough_of',
+           'sound_of', 'ChatterboxEngine', 'Chatterbox', 'ChatterboxMultilingual', 'ChatterboxTurbo']
 
 # %% ../../nbs/engines/15_chatterbox.ipynb #890285dc
 import io, logging, math, threading, warnings
@@ -128,7 +128,7 @@ def seeded(
         yield
 
 # %% ../../nbs/engines/15_chatterbox.ipynb #82456779
-def voice_of(
+def conditioned_on(
     model:Any, # one of the package's three
     sound:np.ndarray, # mono float32 at its rate
 ) -> Any: # the package's `Conditionals`
@@ -142,7 +142,7 @@ def voice_of(
 
 def speaking_as(
     model:Any, # one of the package's three
-    voice:Any, # as `voice_of` makes it
+    voice:Any, # as `conditioned_on` makes it
 ) -> Any: # a model of its own that shares the networks
     "A model that one call may do with as it likes."
     model = copy(model)
@@ -230,7 +230,7 @@ class ChatterboxEngine:
         return options | {"cfg_weight": max(options["cfg_weight"], UNGUIDED)}
 
     def prepare(self, recording):
-        with self._busy: return voice_of(self._model, enough_of(recording, self))
+        with self._busy: return conditioned_on(self._model, enough_of(recording, self))
 
     def synthesise(self, chunk, voice, seed, speed, options, should_stop=never, language="",
                    longest_s=math.inf):

@@ -6,7 +6,7 @@
 __all__ = ['OWN_CHOICE', 'COPIED_S', 'COPIED_RATE', 'INSTRUCTIONS', 'TEXTUAL', 'RETRIED', 'CONNECT_S', 'PIECE', 'POLL_S',
            'MOST_BODY', 'PAUSES_S', 'MOST_VOICES', 'MOST_LIST', 'ABOUT', 'VOICES_S', 'KEPT_S', 'MISSED_S', 'SLOWEST',
            'Server', 'base_url', 'server_named', 'in_english', 'speech_request', 'as_reference', 'what_it_says',
-           'TryAgain', 'seconds_asked', 'refused', 'noting', 'NotingAdapter', 'new_session', 'NoLonger', 'Bearer',
+           'TryAgain', 'seconds_asked', 'declined', 'noting', 'NotingAdapter', 'new_session', 'NoLonger', 'Bearer',
            'Call', 'next_of', 'leave', 'what_failed', 'answered', 'tried', 'voices_in', 'listed_voices', 'voices_of',
            'sounding_answer', 'HttpEngine']
 
@@ -24,10 +24,10 @@ from babel import Locale, UnknownLocaleError
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
-from ..audio import encode_file, to_base64
+from ..audio import NOTHING, encode_file, to_base64
 from ..config import Config, get_config
 from .calls import Recording, never
-from .received import NOTHING, SENT_RATE, Reception
+from .received import SENT_RATE, Reception
 from ..tts import EngineError, Option
 
 # %% ../../nbs/engines/18_http.ipynb #c5c98cb3
@@ -147,7 +147,7 @@ def seconds_asked(
     except (ValueError, TypeError): return None
 
 # %% ../../nbs/engines/18_http.ipynb #f74a2c8a
-def refused(
+def declined(
     status:int, # of an answer that is no sound
     content_type:str, # its type
     body:bytes, # as far as it was read
@@ -291,7 +291,7 @@ def what_failed(
     if isinstance(error, requests.exceptions.ReadTimeout) or "timed out" in text:
         return said(EngineError, f"the server was silent for {server.wait_s:g} s")
     if "resolve" in text: return said(TryAgain, "the server's host has no address")
-    if "refused" in text: return said(TryAgain, "the server refuses connections")
+    if "declined" in text: return said(TryAgain, "the server refuses connections")
     if isinstance(error, ValueError): # also one of `requests`: it is about what was asked
         return said(EngineError, f"the server cannot be asked ({type(error).__name__})")
     return said(TryAgain, "the server breaks off the connection")
@@ -316,7 +316,7 @@ def answered(
             if is_sound: yield kind, piece
             elif len(said := said + piece) > MOST_BODY: break
         after = answer.headers.get("Retry-After", "")
-        if not is_sound: raise refused(answer.status_code, kind, said, after, server.key)
+        if not is_sound: raise declined(answer.status_code, kind, said, after, server.key)
     except (requests.RequestException, HTTPError, OSError, ValueError) as e:
         raise what_failed(e, server) from None
     finally: leave(call)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
+from ..audio import NOTHING
 from ..config import Config
 from .hub_models import (
-    NOTHING, Family, LoadedModel, ModelFacts, as_array, iso, loaded, model_folder, reader_of)
+    Family, LoadedModel, ModelFacts, as_array, iso, loaded, model_folder, reader_of)
 from .steps import Drawn, Watch
 from ..tts import EngineError
 from ..weights.files import one_line
