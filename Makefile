@@ -144,6 +144,7 @@ $(READY): requirements.lock settings.ini setup.py
 $(ENGINES): $(READY)
 	@echo "Adding every engine that shares an environment with the others"
 	@$(PIP) --no-build-isolation -e ".[engines]"
+	@rm -f $(BIN)/../lib/python*/site-packages/torchaudio/lib/_torchaudio.abi3.so # of another torch, and not needed
 	@touch $@
 
 $(SLOW): $(ENGINES)

@@ -25,8 +25,8 @@ GROUPS = (
     ("Deployment", ("37_*.ipynb", "38_*.ipynb")),
     ("Guides", ("3?_*.ipynb", "2?_*.ipynb")),
     ("The worker, settings to engines", (
-        "01_*.ipynb", "02_*.ipynb", "text/*.ipynb", "04_*.ipynb", "05_*.ipynb", "engines/*.ipynb",
-        "speech/*.ipynb", "weights/*.ipynb")),
+        "01_*.ipynb", "02_*.ipynb", "03_*.ipynb", "text/*.ipynb", "04_*.ipynb", "05_*.ipynb",
+        "engines/*.ipynb", "speech/*.ipynb", "weights/*.ipynb")),
     ("The worker, request to answer", (
         "contract/*.ipynb", "06_*.ipynb", "07_*.ipynb", "08_*.ipynb", "start/*.ipynb", "09_*.ipynb",
         "10_*.ipynb")),

@@ -6,10 +6,10 @@
 __all__ = ['BITS', 'TEXT', 'CURL', 'PatientClient', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'sizes',
            'stream_report', 'as_table', 'keep_stream', 'follow_request', 'local_endpoint', 'somewhere', 'decoder',
            'until_told', 'unsaid', 'run_command', 'curl_lines', 'serve_command', 'bars', 'prefetch_command',
-           'doctor_command', 'engine_rows', 'engines_command', 'parser', 'main']
+           'prefetch_engines', 'doctor_command', 'engines_command', 'parser', 'main']
 
 # %% ../nbs/13_cli.ipynb #2059015e
-import argparse, importlib.util, json, logging, math, os, signal, sys, threading, time
+import argparse, json, logging, math, os, signal, sys, threading, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,11 +30,13 @@ from .config import get_config, printable_output, settings_table
 from .contract import (
     FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, request_schema, schema, wire_size)
 from .deploy.command import deploy_command, deploy_options
+from .deploy.plan import in_commas
+from .engines.catalogue import all_engines, engine_rows, fetch_weights
 from .engines.conformance import check
+from .engines.voices import to_be_sent
 from .doctor import examine, todos, verdict
 from .handler import health, voices
-from .tts import (EngineError, declared, engine_class, engine_names, known_rate,
-                                 only_non_commercial, shown)
+from .tts import engine_names, shown
 from .weights.store import prefetch
 
 # %% ../nbs/13_cli.ipynb #b469e6a3
@@ -252,6 +254,7 @@ def run_command(
     "What `linacodec-tier3 run` does."
     if not args.verbose: logging.getLogger("linacodec_tier3").setLevel(logging.WARNING)  # for the bar
     given = {k: v for k, v in vars(args).items() if k in Request.model_fields and v is not None}
+    if args.voice: given["voice"] = to_be_sent(args.voice)
     codec = decoder(args.format)
     given["output_format"] = args.format or (TOKENS if codec else "pcm_24")
     with until_told(), somewhere(args.url, args.api_key) as endpoint:
@@ -317,12 +320,29 @@ def bars() -> Iterator[Callable]: # called with what is fetched, bytes there are
 # %% ../nbs/13_cli.ipynb #c8f43fa7
 def prefetch_command(
     args:argparse.Namespace, # of `parser`
-) -> None: # raises `WeightsError`
+) -> int|None: # exit status, as far as engines go; raises `WeightsError`
     "What `linacodec-tier3 prefetch` does."
+    if args.service: return prefetch_engines(args.service)
     with bars() as show: found = prefetch(args.weights, revision=args.revision, progress=show)
     files = {name: str(found.path(name)) for name in found.files}
     print(as_table({"weights": f"{found.name} at {found.revision}"} | files))
 
+def prefetch_engines(
+    services:Iterable[str], # names of engines, or "all": those that are installed
+) -> int: # exit status: 1 if one of them cannot be had; the others are there then
+    "Fetch what engines load."
+    wanted, failed = (n for name in services for n in (engine_names() if name == "all" else [name])), 0
+    for name in dict.fromkeys(wanted):
+        try:
+            with bars() as show: found = fetch_weights(name, get_config(), show)
+            rows = {f"{name}: {what}": str(folder) for what, folder in found.items()}
+            print(as_table(rows or {name: "nothing to fetch"}))
+        except (RuntimeError, OSError, ValueError) as e:
+            print(f"linacodec-tier3 prefetch: {e}", file=sys.stderr)
+            failed = 1
+    return failed
+
+# %% ../nbs/13_cli.ipynb #efcf8a61
 def doctor_command(
     args:argparse.Namespace, # of `parser`
 ) -> int: # exit status: 1 if something is bad
@@ -334,37 +354,16 @@ def doctor_command(
     print(f"\n{verdict(found)}")
     return int(any(f.bad for f in found))
 
-# %% ../nbs/13_cli.ipynb #dbbd7442
-def engine_rows(
-    name:str, # as in a request's `service`
-) -> dict[str,str]: # row -> value
-    "What can be said of an engine that is not loaded."
-    try: e = engine_class(name)
-    except EngineError as error: return {"lacks": " ".join(str(error).split())}
-    there = lambda module: importlib.util.find_spec(module.split(".")[0])
-    lacks = [module for module in declared(e, "requires") if not there(module)]
-    if lacks: rows = {"lacks": f"{', '.join(lacks)}: install what it needs"}
-    else:
-        names, limit, rate = list(e.voices()), declared(e, "limit"), known_rate(e)
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        own = f"{', '.join(names[:5])}{more}" if names else "none of its own"
-        rows = {"voices": f"{own}{'; copies recordings' if e.copies_voices else ''}",
-                "languages": ", ".join(declared(e, "languages")) or "not declared",
-                "sound": f"{rate} Hz" if rate else "its rate is known when it is loaded"}
-        if limit: rows["limit"] = f"{limit} characters in one call"
-    licence, weights = (declared(e, what) or "not declared" for what in ("licence", "weights_licence"))
-    warning = "; not for commercial use" if only_non_commercial(e) else ""
-    return rows | {"licence": f"code {licence}, weights {weights}{warning}"}
-
 # %% ../nbs/13_cli.ipynb #cd27eff1
 def engines_command(
     args:argparse.Namespace, # of `parser`
 ) -> int: # exit status: 1 if a check finds something
     "What `linacodec-tier3 engines` does."
     logging.getLogger("linacodec_tier3").setLevel(logging.ERROR)  # what a worker would log is in the table
-    names, faults = [args.service] if args.service else engine_names(), 0
+    names, faults = [args.service] if args.service else all_engines(), 0
+    if args.check and not args.service: names = engine_names()
     for name in names:
-        print(f"{name}\n{as_table(engine_rows(name))}")
+        print(f"{name}\n{as_table(engine_rows(name, get_config()))}")
         if args.check:
             found = check(name)
             faults += sum(not f.ok for f in found)
@@ -395,9 +394,15 @@ def _serve_options(p):
     p.add_argument("--workers", type=int, default=1)
     p.add_argument("--api-key", help="what clients must send as bearer token")
 
+# %% ../nbs/13_cli.ipynb #04130251
 def _engines_options(p):
-    p.add_argument("--service", help="one engine only; default: all that are installed")
+    p.add_argument("--service", help="one engine only; default: all, installed or not")
     p.add_argument("--check", action="store_true", help="load it and try it out")
+
+def _prefetch_options(p):
+    _weights_options(p)
+    p.add_argument("--service", action="extend", type=in_commas, metavar="NAME,…",
+                   help="fetch what these engines load, in place of the codec; all: those installed")
 
 def _weights_options(p):
     p.add_argument("--weights", help="hub repository or folder; default: LINACODEC_WEIGHTS")
@@ -421,7 +426,7 @@ def parser(
             lambda p: _request_options(p, request), _run_options)
     command("serve", serve_command, "keep a local endpoint up, with the real worker behind it",
             _serve_options)
-    command("prefetch", prefetch_command, "fetch, check and convert the codec's weights", _weights_options)
+    command("prefetch", prefetch_command, "fetch weights: the codec's, or engines'", _prefetch_options)
     command("doctor", doctor_command, "say what there is of engines, weights and devices, and what to do",
             _weights_options)
     command("engines", engines_command, "list engines, what they lack and their licences; try them out",

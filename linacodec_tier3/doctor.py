@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRIAL', 'ROOM', 'SPARE', 'CODEC_MEMORY', 'Finding', 'todos', 'file_findings', 'unwritable', 'volume_finding',
            'disk_finding', 'devices', 'miscounts', 'device_finding', 'backend_finding', 'memory_finding', 'hub_finding',
-           'engine_finding', 'engine_findings', 'CodecPlan', 'planned', 'weight_findings', 'codec_finding', 'examine',
-           'verdict']
+           'engine_finding', 'engine_weights', 'findings_of', 'engine_findings', 'CodecPlan', 'planned',
+           'weight_findings', 'codec_finding', 'examine', 'verdict']
 
 # %% ../nbs/06_doctor.ipynb #fcee7c7a
 import importlib.util, os, shutil, tempfile
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from .codec.choice import codec_choice
 from .config import Config, ConfigError, get_config, resolve_device, unusable_gpu
+from .engines.catalogue import all_engines, weights_here, weights_state, what_lacks
 from .tts import declared, engine_class, engine_names, load_tts_model
 from .weights.files import (
     AGAIN, CANNOT, REMEDY, WeightsError, fault, one_line, some, unreadable)
@@ -211,14 +212,41 @@ def engine_finding(
         if lacks: todo = f"install {lacks}, which {name} needs, or uninstall the package of {name}"
         return Finding(f"engine {name}", False, reason or type(e).__name__, todo, needed)
 
+def engine_weights(
+    name:str, # as in a request's `service`
+    cfg:Config, # names the folders
+    needed:bool=True, # whether it is the default
+) -> list[Finding]: # one, or none for an engine that loads nothing or does not say what
+    "What there is of an engine's weights."
+    engine = engine_class(name)
+    ok, state = weights_state(engine, cfg)
+    if ok and not weights_here(engine, cfg): return []
+    fetch = f"run `linacodec-tier3 prefetch --service {name}` where there is a network"
+    todo = "" if ok else f"{fetch}, or select the repository as the endpoint's cached model"
+    return [Finding(f"weights of {name}", ok, state, todo, needed)]
+
+# %% ../nbs/06_doctor.ipynb #995f6ae7
+def findings_of(
+    name:str, # one of `catalogue.all_engines`
+    cfg:Config, # names the folders
+    needed:bool=True, # whether it is the default
+) -> list[Finding]: # its weights first; loaded only where nothing is known to be missing
+    "Everything about one engine."
+    lacks, todo = what_lacks(name)
+    if lacks and name not in engine_names():
+        return [Finding(f"engine {name}", False, lacks, todo, needed)]
+    found = [] if lacks else engine_weights(name, cfg, needed)
+    if all(f.ok for f in found): return [*found, engine_finding(name, needed)]
+    return [*found, Finding(f"engine {name}", False, "not loaded for want of weights", found[0].todo, needed)]
+
 def engine_findings(
     cfg:Config, # names the default
-) -> list[Finding]: # one an engine, and one for a default that is none
-    "Every engine that is installed, loaded once."
-    names, default = engine_names(), cfg.default_service
-    found = [engine_finding(name, name == default) for name in names]
+) -> list[Finding]: # one or two an engine, and one for a default that is none
+    "Every engine; those that are complete are loaded, one at a time."
+    names, default = all_engines(), cfg.default_service
+    found = [f for name in names for f in findings_of(name, cfg, name == default)]
     if default in names: return found
-    known = ", ".join(names)
+    known = ", ".join(engine_names())
     return found + [Finding(f"engine {default}", False, f"not installed; there is {known}",
                             f"install its package, or set DEFAULT_SERVICE to one of {known}")]
 

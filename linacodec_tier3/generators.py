@@ -25,10 +25,13 @@ from .contract import (EMBEDDING_MODES, FORMATS, MARKUP, TOKEN_ENCODINGS, TOKENS
                                       Numbering, RequestError, audio_partials, batch_result, complete_partial,
                                       fitting_formats, not_said, pack_tokens, payload, token_partial,
                                       unpack_tokens, wire_size)
+from .engines.calls import default_options
 from .speech.attempts import ChunkFailed, Speaker, naming, sayable, spoken_chunk, synthesised
+from .speech.pace import pace_of
+from .speech.sooner import at_once, in_groups, speak_together, spoken_pieces
 from .text.spoken import SpokenText, spoken_paragraphs
 from .tts import (Engine, EngineError, call_limit, declared, engine_class, engine_names,
-                                 resolve_language)
+                                 resolve_language, voice_language)
 
 # %% ../nbs/08_generators.ipynb #d3000cf9
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Delivery:
     options:dict = field(default_factory=dict) # the engine's own
     max_chars:int = Config.chunk_chars # characters in a chunk
     first_chars:int = Config.first_chunk_chars # in the first one, from which chunks grow; 0: all alike
-    growth:float = growth_for(Config.expected_rtf) # each chunk's size by the one before it
+    growth:float = 0. # each chunk's size by the one before it; 0: as fast as the engine's pace allows
     ahead:int = Config.queue_chunks # chunks that a stage may be ahead
+    together:int = Config.batch_chunks # chunks in one call of an engine that can, at most
     language:str|None = None # in which amounts are said; None: the engine's first
     markup:str = MARKUP[0] # whether the text's markup is read as such
     emoji:str = Config.emoji # said by their names, or skipped
@@ -53,7 +57,8 @@ def delivery(
 ) -> Delivery: # with the rest from the configuration
     "How a request is spoken."
     chunks = dict(max_chars=cfg.chunk_chars, first_chars=cfg.first_chunk_chars, emoji=cfg.emoji)
-    return Delivery(**(chunks | dict(growth=growth_for(cfg.expected_rtf), ahead=cfg.queue_chunks) | given))
+    if cfg.expected_rtf: chunks["growth"] = growth_for(cfg.expected_rtf)
+    return Delivery(**(chunks | dict(ahead=cfg.queue_chunks, together=cfg.batch_chunks) | given))
 
 # %% ../nbs/08_generators.ipynb #8296b255
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def to_say(
 ) -> Iterator[SpokenText]: # those in which there is something to say, each made when asked for
     "The paragraphs of a text as an engine is to say them."
     language, tags = resolve_language(engine, how.language), declared(engine, "tags")
-    known = (language,) if hasattr(engine, "language_of") else declared(engine, "languages")
+    known = declared(engine, "languages") if voice_language(engine) is None else (language,)
     for p in spoken_paragraphs(text, language, how.markup, how.emoji, tags, known):
         if job: job.skipped += p.skipped
         if sayable(p.text): yield p
@@ -112,38 +117,47 @@ def speak_chunks(
 ) -> Iterator[Spoken]: # raises `ChunkFailed`, `EngineError` if there was nothing to hear, `JobStopped`
     "A text, spoken chunk by chunk."
     job, number = job or JobState(), 0
-    how = _in_its_language(model, voice, how)
-    speaker = Speaker(model, job, **_saying(model, voice, how))
-    said = to_say(text, model, how, job)
-    chunks = iter_chunks(said, *_sizes(model, how))
-    for chunk in iter(lambda: _next_chunk(chunks, job, number + 1), None):
-        if not sayable(chunk.text): continue
+    given = _saying(model, voice, how)
+    speaker = Speaker(model, job, **given)
+    said = to_say(text, model, replace(how, language=given["language"] or None), job)
+    sizes = _sizes(model, how, given["language"], given["options"])
+    chunks = iter_chunks(said, *sizes)
+    some = (c for c in iter(lambda: _next_chunk(chunks, job, number + 1), None) if sayable(c.text))
+    for group in in_groups(some, at_once(model, how.together), sizes[2]):
         job.check(f"before chunk {number + 1}")
-        before = job.seconds["generate"]
-        audio = spoken_chunk(speaker, chunk, number + 1)
-        if not len(audio): continue
-        number += 1
-        made = Spoken(number, chunk, audio, model.rate, job.seconds["generate"] - before)
-        yield replace(made, quiet_s=speaker.quiet_s(audio, chunk.boundary))
+        speak_together(speaker, group, number + 1)
+        for chunk in group:
+            job.check(f"before chunk {number + 1}")
+            for made in _said(speaker, chunk, number + 1, how):
+                number = made.number
+                yield made
     if number: return
     why = "".join(f"; {s.why}" for s in job.skipped[:1]) or ": is it in a language that the voice speaks?"
     raise EngineError(f"engine {model.name!r} made no sound of this text{why}")
 
 # %% ../nbs/08_generators.ipynb #0e5898c2
-def _in_its_language(model, voice, how): # `how`, in a voice's own language where it has one
-    if not hasattr(model, "language_of"): return how
-    return replace(how, language=resolve_language(model, how.language, voice))
+def _said(speaker, chunk, number, how): # of what makes a sound: `Spoken`s, one unless the chunk is the first
+    seconds, before = speaker.job.seconds, speaker.job.seconds["generate"]
+    streamed = number == 1 and how.first_chars and hasattr(speaker.model, "synthesise_stream")
+    pieces = spoken_pieces if streamed else lambda *what: [(chunk, spoken_chunk(*what))]
+    for part, audio in pieces(speaker, chunk, number):
+        if not len(audio): continue
+        took, before = seconds["generate"] - before + speaker.took.get(chunk.text, 0.), seconds["generate"]
+        made = Spoken(number, part, audio, speaker.model.rate, took)
+        yield replace(made, quiet_s=speaker.quiet_s(audio, part.boundary))
+        number += 1
 
 def _saying(model, voice, how): # what every call of the engine is given
-    options = {o.name: o.default for o in model.options} | how.options
-    return dict(voice=voice, seed=how.seed, speed=how.speed, options=options,
-                language=resolve_language(model, how.language))
+    language = resolve_language(model, how.language, voice)
+    return dict(voice=voice, seed=how.seed, speed=how.speed, language=language,
+                options=default_options(model) | how.options)
 
-def _sizes(model, how): # of chunks, as `iter_chunks` takes them: none that the engine says badly
-    limit = call_limit(model, resolve_language(model, how.language))
+def _sizes(model, how, language, options): # as `iter_chunks` takes them: no chunk that it says badly
+    limit = call_limit(model, language)
     first = how.first_chars and max(how.first_chars, 3 * declared(model, "min_chars"))
     most = min(how.max_chars, limit or how.max_chars)
-    return most, first or None, how.growth, declared(model, "limit_bytes")
+    growth = how.growth or growth_for(pace_of(model, options).factor())
+    return most, first or None, growth, declared(model, "limit_bytes")
 
 def _next_chunk(chunks, job, number): # None after the last
     with job.at(f"before chunk {number}"), naming(f"chunk {number}, splitting the text"):
@@ -152,6 +166,9 @@ def _next_chunk(chunks, job, number): # None after the last
         raise TypeError(f"the chunker returned {type(chunk).__name__}")
 
 # %% ../nbs/08_generators.ipynb #a71be256
+def _roomy(model, how): # what is spoken together waits, and the engine goes on
+    return replace(how, ahead=how.ahead + at_once(model, how.together) - 1)
+
 def generate_audio_chunk(
     text:str, # one chunk
     voice:str, # as `resolve_voice` gives it
@@ -170,7 +187,8 @@ def generate_audio_stream(
     job:JobState|None=None, # clock and stop signal
 ) -> Iterator[np.ndarray]: # mono float32 at `model.rate`, pauses included: joined, it is the whole
     "A text as audio, one array a chunk, each as soon as it is ready; synthesis runs ahead in a thread."
-    ahead = Ahead(speak_chunks(text, voice, model, replace(how, max_chars=chunk_size), job), how.ahead)
+    spoken = speak_chunks(text, voice, model, replace(how, max_chars=chunk_size), job)
+    ahead = Ahead(spoken, _roomy(model, how).ahead)
     try:
         for spoken in ahead: yield spoken.audio
     finally: ahead.close()
@@ -182,7 +200,7 @@ def in_tokens(
 ) -> Spoken: # the same with silence added, or at most half a token's pause taken away
     "A chunk that lasts a whole number of tokens, at least one."
     exact, whole = s.seconds * frame_rate, round if s.quiet_s * frame_rate >= 0.5 else math.ceil
-    n = round(max(1, whole(exact)) / frame_rate * s.rate)
+    n = round(max(1, whole(exact - 1e-6)) / frame_rate * s.rate)
     return replace(s, audio=of_length(s.audio, n))
 
 # %% ../nbs/08_generators.ipynb #5ebfebad
@@ -411,7 +429,7 @@ def generate_audio_stream_decoded(
         needs = f"{format} needs LinaCodec, which is not available: {codec_problem()}"
         message = f"{DONE} as {pack.format}: {needs}"
     stage = lambda ahead: audio_stage(ahead, pack, job, codec)
-    return _stream(stage, spoken, pack.format, how, job, text, message)
+    return _stream(stage, spoken, pack.format, _roomy(model, how), job, text, message)
 
 def generate_linacodec_token_stream(
     text:str, # what to say
@@ -423,7 +441,7 @@ def generate_linacodec_token_stream(
 ) -> Iterator[dict]: # token partials and the last one; raises `CodecUnavailable`, else as `speak_chunks`
     "Stream a text as LinaCodec tokens."
     job, codec = job or JobState(), codec or codec_for(TOKENS)
-    spoken = speak_chunks(text, voice, model, how, job)
+    spoken, how = speak_chunks(text, voice, model, how, job), _roomy(model, how)
     return _stream(lambda ahead: token_stage(ahead, codec, job, how), spoken, TOKENS, how, job, text)
 
 # %% ../nbs/08_generators.ipynb #85d2330a

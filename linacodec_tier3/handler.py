@@ -35,17 +35,21 @@ from . import __version__
 from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_config,
                                     printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
+from .engines.calls import default_options
 from .heartbeat import Heartbeat
+from .memory import memory_left
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
-                                        delivery, generate_batch_audio, generate_stream)
+                                        delivery, generate_batch_audio, generate_stream, to_say)
 from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .speech.attempts import naming
+from .speech.pace import check_in_time, known_paces
 from .start.fitness import register_checks
-from .start.ready import SENTENCE, at_first, get_ready, warm_up_worker
+from .start.ready import SENTENCE, at_first, get_ready, speak_again
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
-                                 declared, known_rate, load_tts_model, recordings, resolve_language,
-                                 resolve_voice, shown)
+                                 declared, in_use, known_rate, load_tts_model, loaded_engines, recordings,
+                                 resolve_language, shown)
+from .engines.voices import Brought, asked_voice, copying, voice_at_hand
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
                                       read_request, wire_size, with_limits)
 
@@ -70,7 +74,7 @@ class CheckedRequest:
     "A request that can be served, in the pipeline's words."
     text:str = "" # what to say
     service:str = "" # an engine's name
-    voice:str = "" # as the engine takes it
+    voice:str|Brought = "" # as the engine takes it, or a recording that is to be read
     stream:bool = False # partials, or one result
     output_format:str = "" # one of `FORMATS`
     how:Delivery = Delivery() # everything else about the speech
@@ -113,12 +117,12 @@ def check_request(
     try:
         check_format(asked.output_format, asked.stream)
         engine = engine_class(asked.service)
-        voice = resolve_voice(engine, asked.voice, cfg, asked.language)
+        voice = asked_voice(engine, asked.voice, asked.voice_text, cfg, asked.language)
         options = engine_options(asked.parameters, engine)
         language = resolve_language(engine, asked.language, voice)
     except (ValueError, EngineError, CodecUnavailable) as e: raise RequestError(str(e)) from e
     named = {key: getattr(asked, key) for key in DELIVERED if key in asked.model_fields_set}
-    if hasattr(engine, "language_of"): named["language"] = language  # the voice's
+    if language: named["language"] = language  # the voice's, where it has its own
     how = delivery(cfg, options=options, **{"seed": zlib.crc32(job_id.encode())} | named)
     return CheckedRequest(asked.text, engine.name, voice, asked.stream, asked.output_format, how)
 
@@ -152,11 +156,18 @@ def answer(
         return
     with job.at("while the text was read"):
         check_sayable(request.text, engine_class(request.service), request.how)
+    with job.at("while the recording was read"):
+        voice = voice_at_hand(engine_class(request.service), request.voice, cfg, job.stopped)
     with job.timed("load"), job.at("while engine and codec were loaded"):
         model, codec = load_tts_model(request.service), around(codec_for(request.output_format))
-    what = (request.text, request.voice, model, request.output_format, request.how, job, codec)
-    if request.stream: yield from generate_stream(*what)
-    else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
+    with job.at("while the text was measured"):
+        said = to_say(request.text, model, request.how)
+        options = default_options(model) | request.how.options
+        check_in_time(model, request.text, said, job, options, request.how.speed)
+    what = (request.text, voice, model, request.output_format, request.how, job, codec)
+    with in_use(model):
+        if request.stream: yield from generate_stream(*what)
+        else: yield generate_batch_audio(*what, bucket_store(cfg, job_id))
 
 # %% ../nbs/09_handler.ipynb #58013008
 class Replacement:
@@ -190,6 +201,8 @@ def health(
     return dict(version=__version__, uptime_seconds=round(time.time() - _started, 1),
                 device=resolve_device(cfg.device), jobs=len(_running), linacodec=linacodec_available(),
                 codec=codec_state(), services=engine_names(), default_service=cfg.default_service,
+                pace=known_paces(), engines=loaded_engines(),
+                memory={k: str(room) for k, room in memory_left().items()},
                 volume=cfg.volume_dir.is_dir(), output_formats=available_formats(), limits=limits,
                 cold_start=phase_report(cold_start), problem=_replacement.why)
 
@@ -201,7 +214,7 @@ def voices(
         options = {o.name: dict(default=o.default, allowed=o.allowed(), doc=o.doc) for o in e.options}
         return dict(voices=dict(e.voices()), recordings=list(recordings(cfg)) if e.copies_voices else [],
                     languages=list(declared(e, "languages")), tags=list(declared(e, "tags")),
-                    rate=known_rate(e), speeds=list(e.speeds), options=options)
+                    copies=copying(e, cfg), rate=known_rate(e), speeds=list(e.speeds), options=options)
     return {name: about(engine_class(name)) for name in engine_names()}
 
 ANSWERS = {"health": health, "voices": voices}  # to each of the contract's `ACTIONS`
@@ -404,12 +417,12 @@ def main() -> None:
         with cold_start.phase("settings"): cfg = get_config()
         log_to_runpod(cfg)
         with cold_start.phase("checks"): fit = register_checks(cfg)
-        models = fit and get_ready(cfg)  # unfit, it is ended by the SDK, which says why
+        spoken = fit and get_ready(cfg)  # unfit, it is ended by the SDK, which says why
         with cold_start.phase("request"), suppress(RequestError):  # its type is made, too
             check_request(dict(text=SENTENCE, output_format="pcm_24"), cfg)
     except (CodecUnavailable, ConfigError, EngineError, ValueError) as e:
         sys.exit(f"linacodec-tier3 cannot start: {e}")
-    again = partial(warm_up_worker, *models, cfg) if models else lambda: None
+    again = partial(speak_again, cfg) if spoken else lambda: None
     try: runpod.serverless.start(worker_config(cfg, again))
     except asyncio.CancelledError: pass  # by `StopAfterGrace`: no job is left
 

@@ -45,6 +45,8 @@ class SmallHub:
     gets:list = field(default_factory=list) # files that were asked for
     half:threading.Event = field(default_factory=threading.Event) # set when the half of `hold` is sent
     go:threading.Event = field(default_factory=threading.Event) # lets `hold` be sent to its end
+    token:str = "" # without which no file is given, as of a repository whose licence is to be accepted
+    ranges:list = field(default_factory=list) # (file, first byte) of what was gone on with
     down:bool = False # nothing is answered any more, and what is being sent breaks off
 
     @property
@@ -90,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = found[2] if found else path[1:]
         content = (hub.files if found else hub.others).get(name)
         if content is None: return self._none("EntryNotFound")
+        if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            status = 403 if "Authorization" in self.headers else 401
+            return self._send(status, b"", {"X-Error-Code": "GatedRepo"})
         if body: hub.gets.append(name)
         content = hub.served.get(name, content)
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit,
@@ -99,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, name, content, headers, body):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else 0
+        if start and body: self.hub.ranges.append((name, start))
         if start: headers["Content-Range"] = f"bytes {start}-{len(content)-1}/{len(content)}"
         hub, part = self.hub, content[start:]
         cut = body and hub.cut.get(name, 0) > 0

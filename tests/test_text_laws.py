@@ -1,13 +1,14 @@
 "What is written, through a real worker: all of it is said or reported, and every chunk says where it stands."
 import pytest
 
-from linacodec_tier3.chunker import iter_chunks
+from linacodec_tier3.chunker import growth_for, iter_chunks
 from linacodec_tier3.contract import MOST_SKIPPED, RequestError
 from linacodec_tier3.engines.hibari import HibariEngine
 from linacodec_tier3.engines.tone import Tone
 from linacodec_tier3.client import Client, batch_audio, stream
 from linacodec_tier3.generators import Delivery, check_sayable, to_say
 from linacodec_tier3.local.endpoint import LocalEndpoint
+from linacodec_tier3.speech.pace import GROWTH_RTFS
 from linacodec_tier3.tts import register_engine
 from support import answered, heard
 
@@ -67,7 +68,8 @@ def test_what_is_reported_is_what_the_voice_cannot_say(streamed):
 def test_text_spans_ascend_and_say_what_stands_there(streamed):
     *partials, _ = streamed
     how = Delivery(max_chars=60)
-    chunks = [c for c in iter_chunks(to_say(NASTY, HibariEngine, how), 60, how.first_chars, how.growth)]
+    growth = growth_for(GROWTH_RTFS[0])
+    chunks = [c for c in iter_chunks(to_say(NASTY, HibariEngine, how), 60, how.first_chars, growth)]
     assert spans(partials) == [(c.start, c.end) for c in chunks]
     for a, b in zip(chunks, chunks[1:]): assert a.start < a.end <= b.start
     written = [NASTY[c.start:c.end] for c in chunks]

@@ -28,7 +28,8 @@ def _doc(text, **kw): return Field(description=text, **kw)
 
 Seq = Annotated[int, _doc("0-based number of the partial in its job; no gaps", ge=0)]
 Span = Annotated[list[int], _doc("[start, end) of the chunk in the request's text, in Unicode code points; "
-                                 "ascending, and no two overlap",
+                                 "ascending, and no two overlap; empty where the sound goes on "
+                                 "with the text of the chunk before",
                                  min_length=2, max_length=2)]
 Seconds = Annotated[float, _doc("seconds of audio, pause included", ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]

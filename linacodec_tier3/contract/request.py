@@ -105,16 +105,26 @@ class NamedKeys(BaseModel):
         if "text" in given: return given
         raise ValueError(SENTENCES["missing"].format(key="text", what=fields["text"].description))
 
+    def __repr_args__(self): # a log line holds no recording of megabytes
+        for key, value in super().__repr_args__(): yield key, _short(value)
+
+def _short(value): # a text of 200 characters at most; all else as it is
+    return value[:197] + "..." if isinstance(value, str) and len(value) > 200 else value
+
 _SEEDS = "`seed` and `parameters.seed` differ: give one"
+_VOICES = "{} name different voices: give one"
 
 # %% ../../nbs/contract/00_request.ipynb #ad40ce28
 class Request(NamedKeys):
     "The `input` of a job; any other key is an error."
     text:Annotated[str, Wording(limit="MAX_TEXT_CHARS", default="required")] = Field(
         "", pattern=r"\S", description="what to say")
-    voice:Annotated[str, Wording("a name", conflict="{} name different voices: give one")] = Field(
+    voice:Annotated[str, Wording("a name, or a recording's URL", conflict=_VOICES)] = Field(
         "default", validation_alias=AliasChoices("voice", "speaker_voice", "speaker_name"),
-        description="a voice of the engine, or a recording in the voices folder")
+        description="a voice of the engine; a recording in the voices folder; or one that the request "
+        "brings, as a `data:` URL or by an https URL at one of `VOICE_HOSTS`")
+    voice_text:Annotated[str, Wording("text", default="unknown")] = Field(
+        None, description="what is said in the recording that the request brings, which some engines want")
     service:Annotated[str, Wording("a name")] = Field(
         "default", description="which engine: `hibari`, the voice in the package; `tone`, a test signal; "
         "or one that you add")

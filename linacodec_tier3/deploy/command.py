@@ -14,7 +14,8 @@ from pathlib import Path
 from ..config import OneOf, number
 from .hub import deploy_schemas, hub_files, hub_mistakes, hub_test_mistakes
 from .mistakes import Needs, mistakes
-from .plan import CUDA, DeployError, EndpointPlan, endpoint_body
+from .plan import (
+    CUDA, DeployError, EndpointPlan, endpoint_body, engine_lines, memory_needed)
 
 # %% ../../nbs/deploy/03_command.ipynb #e1327d99
 API = "https://api.runpod.io/v2"
@@ -145,8 +146,9 @@ def _planned(given, args):
     plan = EndpointPlan(**given)
     body = change_body(plan, given) if args.endpoint else endpoint_body(plan)
     if not body: raise DeployError("--endpoint: say what is to change, as in --image NAME:VERSION")
-    if wrong := mistakes(body, Needs(plan.memory, plan.cuda)): return wrong, ""
-    return wrong, change_lines(args.endpoint, body) if args.endpoint else create_lines(body)
+    if wrong := mistakes(body, Needs(memory_needed(plan), plan.cuda)): return wrong, ""
+    lines = change_lines(args.endpoint, body) if args.endpoint else create_lines(body)
+    return wrong, "\n".join([lines, *engine_lines(plan)])
 
 def deploy_command(
     args:argparse.Namespace, # with `deploy_options`

@@ -110,6 +110,8 @@ NOT_ASKED = { # setting -> why the form has no field for it
     "volume_dir": "RunPod mounts a volume in one place",
     **dict.fromkeys(("hf_home", "torch_home", "codec_home", "hibari_home", "voices_dir", "models_dir"),
                     "a folder that follows the volume by itself"),
+    **dict.fromkeys(("http_tts_fields", "http_tts_format", "http_tts_limit", "http_tts_wait_s"),
+                    "of a server that a listed worker does not know"),
     **dict.fromkeys(("port", "port_health", "health_check_path", "http_line"),
                     "of the HTTP server, which a listed worker does not start")}
 PRESETS = { # of the Hub's form: name -> variables
@@ -152,7 +154,7 @@ def hub_page(
 ) -> dict: # `.runpod/hub.json`
     "The worker's listing in RunPod's Hub, as an endpoint with a queue."
     first = SHOWN_FIRST
-    asked = sorted((f for f in fields(Config) if f.name not in NOT_ASKED and f.default != ""),
+    asked = sorted((f for f in fields(Config) if f.name not in NOT_ASKED and f.default not in ("", ())),
                    key=lambda f: first.index(f.name) if f.name in first else len(first))
     return {"title": "LinaCodec Tier 3", "type": "serverless", "category": "audio",
             "description": "Speech while it is still being spoken: tokens at 171 bit/s, or 48 kHz sound",

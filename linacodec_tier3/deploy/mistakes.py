@@ -287,7 +287,7 @@ def wrong_environment(
                    f"Secrets in RunPod's console, and give {{{{ RUNPOD_SECRET_{name.lower()} }}}}")
         elif name not in settings and (near := get_close_matches(name, settings, 1, 0.85)):
             yield f"env.{name}: the worker has no such setting; is it {near[0]}?"
-    try: read_config(env)
+    try: read_config({name: value for name, value in env.items() if not _REFERENCE.fullmatch(value)})
     except ConfigError as e: yield f"env.{e}"
 
 MISTAKES = (wrong_image, wrong_gpu, wrong_cuda, wrong_disk, wrong_volume, wrong_port, wrong_type,

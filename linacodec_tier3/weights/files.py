@@ -146,12 +146,13 @@ def publish(
 def need_space(
     folder:Path, # on the volume
     size:int, # bytes
+    remedy:str="make room, or set CODEC_HOME and TORCH_HOME to a larger disk", # what to do where it does not
 ) -> None: # raises `WeightsError`
     "See that what is going to be written fits; some mounts say of all sizes that they are 0."
     room = shutil.disk_usage(folder)
     if not room.total or room.free >= size: return
     wrong = f"{size/1e6:,.0f} MB are to be written and {room.free/1e6:,.0f} MB are free"
-    raise WeightsError(f"{folder}: {wrong}; make room, or set CODEC_HOME and TORCH_HOME to a larger disk")
+    raise WeightsError(f"{folder}: {wrong}; {remedy}")
 
 # %% ../../nbs/weights/00_files.ipynb #d05b4470
 IDLE_S = 600  # seconds without a change after which another host's writer is taken for dead

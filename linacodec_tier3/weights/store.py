@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TIMEOUT_S', 'WAVLM_URL', 'WAVLM_EXPECTED', 'NANO', 'home_of', 'pinned', 'listing_of', 'stored', 'lacking_of',
            'begin_download', 'copies_of', 'is_whole', 'commit_called', 'cached_model', 'snapshot', 'hub_listing',
-           'hub_file', 'watched', 'fill_folder', 'download', 'find_wavlm', 'bundled', 'as_folder', 'which', 'locate',
-           'prefetch', 'places']
+           'refused', 'hub_file', 'watched', 'fill_folder', 'download', 'find_wavlm', 'bundled', 'as_folder', 'which',
+           'locate', 'prefetch', 'places']
 
 # %% ../../nbs/weights/01_store.ipynb #2f2dd4fd
 import errno, hashlib, importlib.util, json, logging, re, shutil, threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -165,6 +165,19 @@ def hub_listing(
     return info.sha, {name: there[name] for name in HUB_FILES}
 
 # %% ../../nbs/weights/01_store.ipynb #9fb29843
+def refused(
+    error:Exception, # of `huggingface_hub`
+    repo:str, # hub repository
+) -> str: # one line; "" for another error
+    "What to do where the hub wants to know who is asking."
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status not in (401, 403): return ""
+    from huggingface_hub import constants
+    page = f"{constants.ENDPOINT}/{repo}"
+    return (f"{repo}: the hub refuses it ({status}); accept its licence at {page}, and set HF_TOKEN to a "
+            "token of the account that did")
+
+# %% ../../nbs/weights/01_store.ipynb #a51b70df
 def hub_file(
     repo:str, # hub repository
     commit:str, # of it
@@ -178,8 +191,11 @@ def hub_file(
     try:
         with _no_bars(): file = Path(hf_hub_download(repo, name, **how))
     except Exception as e:
-        raise WeightsError(f"{name}: fetching it from {repo} broke off ({one_line(e)}); {REMEDY}") from None
-    if wrong := fault(file, expected, thorough=True): raise _arrived_damaged(name, repo, wrong)
+        broke = f"{name}: fetching it from {repo} broke off ({one_line(e)}); {REMEDY}"
+        raise WeightsError(refused(e, repo) or broke) from None
+    if wrong := fault(file, expected, thorough=True):
+        file.unlink(missing_ok=True)
+        raise _arrived_damaged(name, repo, wrong)
     return file
 
 def _arrived_damaged(name, source, wrong):
@@ -252,12 +268,13 @@ def download(
     url:str, # http or https
     file:Path, # to write; what is in it already is continued
     attempts:int=3, # before giving up
+    headers:Mapping|None=None, # to send besides
 ) -> Path: # `file`; raises `requests.RequestException`, `OSError`
     "Fetch a file, going on where a broken connection left off."
     import requests
     for left in reversed(range(attempts)):
         have = _size(file)
-        rest = {"Range": f"bytes={have}-"} if have else {}
+        rest = {**(headers or {}), **({"Range": f"bytes={have}-"} if have else {})}
         with requests.get(url, stream=True, timeout=TIMEOUT_S, headers=rest) as answer:
             answer.raise_for_status()
             try:
