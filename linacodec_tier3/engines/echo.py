@@ -6,14 +6,14 @@
 __all__ = ['ECHO_OPTIONS', 'ECHO_DEFAULTS', 'ECHO_BYTES', 'SPEAKER_TAGS', 'ECHO_RATE', 'FRAME_SAMPLES', 'MOST_FRAMES',
            'SLOW_PACE', 'SLOWEST_PACE', 'FRAME_STEP', 'PAUSE_S', 'TAIL_DB', 'NETWORK_FILE', 'PCA_FILE', 'ECHO_FILES',
            'DAC_FILES', 'BLOCKWISE', 'LEAST_RECORDING_S', 'MOST_RECORDING_S', 'ENDLESS', 'INTRODUCTION',
-           'IMAGINED_KEPT', 'sampler_settings', 'prompt_of', 'prompts_of', 'frames_for', 'time_to_say', 'frame_counts',
-           'end_of_frames', 'without_noise_after', 'torchaudio_without_library', 'echo_package', 'EchoParts',
-           'echo_dtype', 'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker', 'as_speaker',
-           'echo_speaker', 'EchoStopped', 'WatchedNetwork', 'spoken_frames', 'frames_as_wave', 'imagined_speaker',
-           'kept_speaker', 'rehearse', 'EchoEngine']
+           'IMAGINED_KEPT', 'COMPILED_IN', 'sampler_settings', 'prompt_of', 'prompts_of', 'frames_for', 'time_to_say',
+           'frame_counts', 'end_of_frames', 'without_noise_after', 'torchaudio_without_library', 'echo_package',
+           'EchoParts', 'echo_dtype', 'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker',
+           'as_speaker', 'echo_speaker', 'EchoStopped', 'WatchedNetwork', 'spoken_frames', 'frames_as_wave',
+           'imagined_speaker', 'kept_speaker', 'rehearse', 'EchoEngine']
 
-# %% ../../nbs/engines/12_echo.ipynb #54f9cd1c
-import logging, math, re, sys, types
+# %% ../../nbs/engines/12_echo.ipynb #5a4f2fe8
+import logging, math, os, re, sys, types
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -348,12 +348,17 @@ def kept_speaker(
     while len(kept) > IMAGINED_KEPT: kept.popitem(last=False)
     return kept[voice_seed]
 
-# %% ../../nbs/engines/12_echo.ipynb #b819b90a
+# %% ../../nbs/engines/12_echo.ipynb #22a08e2d
+COMPILED_IN = "TORCHINDUCTOR_CACHE_DIR"
+
 def rehearse(
     parts:EchoParts, # loaded, to be compiled when they are first used
     kept:OrderedDict, # made-up voices, as of `kept_speaker`
+    folder:Path, # for what is compiled
 ) -> None: # raises `EngineError` where there is nothing to compile with
     "Have everything compiled that a job would otherwise wait for."
+    if "torchinductor_" in os.environ.get(COMPILED_IN, "torchinductor_"):
+        os.environ[COMPILED_IN] = str(folder)  # torch's own choice would be lost with the worker
     few, sentence = ECHO_DEFAULTS | dict(num_steps=2, cfg_min_t=0.7), INTRODUCTION.split(". ")[0]
     try:
         voice = kept_speaker(kept, parts, 0)
@@ -364,7 +369,7 @@ def rehearse(
         if isinstance(e, EngineError): raise
         raise EngineError(f"engine 'echo' cannot be compiled ({e}); unset ECHO_COMPILE") from e
 
-# %% ../../nbs/engines/12_echo.ipynb #27bab5ad
+# %% ../../nbs/engines/12_echo.ipynb #fb0ac6a2
 class EchoEngine:
     "EchoTTS: English in the voice of a recording, or in one that it makes up."
     name, rate, speeds = "echo", ECHO_RATE, (1., 1.)
@@ -373,8 +378,8 @@ class EchoEngine:
     licence, weights_licence = "MIT and Apache-2.0", "CC-BY-NC-SA-4.0, as is what is spoken with them"
 
     def __init__(self):
-        self._parts, self._imagined = load_echo(get_config()), OrderedDict()
-        if get_config().echo_compile == "on": rehearse(self._parts, self._imagined)
+        self._parts, self._imagined, folder = load_echo(get_config()), OrderedDict(), get_config().torch_home
+        if get_config().echo_compile == "on": rehearse(self._parts, self._imagined, folder / "compiled")
 
     @staticmethod
     def voices(): return {"imagined": "made up by the model; `voice_seed` in `parameters` chooses which"}
