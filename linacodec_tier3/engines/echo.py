@@ -7,10 +7,10 @@ __all__ = ['ECHO_OPTIONS', 'ECHO_DEFAULTS', 'ECHO_BYTES', 'SPEAKER_TAGS', 'ECHO_
            'SLOW_PACE', 'SLOWEST_PACE', 'FRAME_STEP', 'PAUSE_S', 'TAIL_DB', 'NETWORK_FILE', 'PCA_FILE', 'ECHO_FILES',
            'DAC_FILES', 'BLOCKWISE', 'LEAST_RECORDING_S', 'MOST_RECORDING_S', 'ENDLESS', 'INTRODUCTION',
            'IMAGINED_KEPT', 'COMPILED_IN', 'sampler_settings', 'prompt_of', 'prompts_of', 'frames_for', 'time_to_say',
-           'frame_counts', 'end_of_frames', 'without_noise_after', 'torchaudio_without_library', 'echo_package',
-           'EchoParts', 'echo_dtype', 'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker',
-           'as_speaker', 'echo_speaker', 'EchoStopped', 'WatchedNetwork', 'spoken_frames', 'frames_as_wave',
-           'imagined_speaker', 'kept_speaker', 'rehearse', 'EchoEngine']
+           'frame_counts', 'end_of_frames', 'without_noise_after', 'echo_package', 'EchoParts', 'echo_dtype',
+           'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker', 'as_speaker', 'echo_speaker',
+           'EchoStopped', 'WatchedNetwork', 'spoken_frames', 'frames_as_wave', 'imagined_speaker', 'kept_speaker',
+           'rehearse', 'EchoEngine']
 
 # %% ../../nbs/engines/12_echo.ipynb #5a4f2fe8
 import logging, math, os, re, sys, types
@@ -28,6 +28,7 @@ from ..tts import EngineError, Option
 from ..weights.files import WeightsError
 from ..weights.models import ModelFiles, model_files
 from .calls import Recording, never
+from .torchaudio import import_torchaudio
 
 # %% ../../nbs/engines/12_echo.ipynb #2c616594
 ECHO_OPTIONS = (
@@ -131,22 +132,10 @@ NETWORK_FILE, PCA_FILE = "pytorch_model.safetensors", "pca_state.safetensors"
 ECHO_FILES = ModelFiles("echo", (NETWORK_FILE, PCA_FILE), "jordand/echo-tts-base")
 DAC_FILES = ModelFiles("fish-s1-dac-min", (NETWORK_FILE,), "jordand/fish-s1-dac-min")
 
-def torchaudio_without_library() -> None: # raises `ImportError` if it is not installed at all
-    "Make torchaudio importable where its compiled part does not fit torch: nothing here needs that part."
-    try: import torchaudio  # noqa: F401
-    except ModuleNotFoundError: raise
-    except (ImportError, OSError, RuntimeError, AttributeError) as e:
-        _log.info("torchaudio is used without its compiled part: %s", ascii(str(e).split("\n")[0][:200]))
-        part = types.ModuleType("torchaudio._extension")
-        part._IS_TORCHAUDIO_EXT_AVAILABLE = part._IS_ALIGN_AVAILABLE = False
-        part.fail_if_no_align = lambda f: f
-        sys.modules[part.__name__] = part
-        import torchaudio  # noqa: F401
-
 def echo_package() -> types.ModuleType: # its `inference`; raises `EngineError`
     "Echo's own code, imported when it is first needed."
     try:
-        torchaudio_without_library()
+        import_torchaudio()
         import echo_tts.inference
     except ImportError as e:
         why = f"{e.name} is missing" if isinstance(e, ModuleNotFoundError) else e
