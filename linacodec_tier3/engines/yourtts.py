@@ -136,7 +136,6 @@ class YourTtsEngine:
         cfg = get_config()
         self._network = coqui_network(self.name, yourtts_folder(cfg), yourtts_network, cfg)
         self.rate, self._pace = self._network.config.audio.sample_rate, self._network.length_scale
-
     @staticmethod
     def weights(cfg): return (YOURTTS_FILES,)
     @staticmethod
