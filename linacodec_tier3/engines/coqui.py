@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['XTTS_LIMITS', 'XTTS_READERS', 'CPML', 'XTTS_FILES', 'XTTS_BEFORE', 'LEAST_VOICE_S', 'XTTS_OPTIONS', 'STREAM_TOKENS',
-           'torchaudio_in_python', 'coqui_loading', 'xtts_languages', 'need_consent', 'xtts_weights', 'xtts_network',
-           'XttsVoice', 'xtts_folder', 'xtts_speakers', 'xtts_placed', 'voice_of', 'xtts_voice', 'spelt', 'xtts_tokens',
+           'coqui_loading', 'xtts_languages', 'need_consent', 'xtts_weights', 'xtts_network', 'XttsVoice',
+           'xtts_folder', 'xtts_speakers', 'xtts_placed', 'voice_of', 'xtts_voice', 'spelt', 'xtts_tokens',
            'token_rules', 'audio_latents', 'vocoder_reach', 'vocoder_frames', 'frames_sound', 'coqui_network',
            'xtts_pieces', 'XttsEngine']
 
@@ -18,7 +18,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any
 from zipfile import is_zipfile
 import numpy as np
@@ -27,26 +26,15 @@ from ..tts import EngineError, Option
 from ..weights.files import WeightsError
 from ..weights.models import ModelFiles, find_model, model_files
 from .calls import Recording, never
+from .torchaudio import import_torchaudio
 
 # %% ../../nbs/engines/16_coqui.ipynb #7e0454ff
 _log = logging.getLogger(__name__)
 
-def torchaudio_in_python() -> bool: # whether its compiled part had to be left out
-    "Import torchaudio, if need be without the part that is built for another torch."
-    try: import torchaudio
-    except OSError:
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchaudio"]: del sys.modules[name]
-        plain = ModuleType("torchaudio._extension")
-        plain._IS_TORCHAUDIO_EXT_AVAILABLE = plain._IS_ALIGN_AVAILABLE = False
-        plain.fail_if_no_align = lambda f: f
-        sys.modules[plain.__name__] = plain
-        import torchaudio
-    return not torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE
-
 @contextmanager
 def coqui_loading() -> Iterator[None]: # as long as the block lasts; raises `ImportError` without the extra
     "Where coqui-tts may be imported and a network of it made, without a word."
-    torchaudio_in_python()
+    import_torchaudio()
     from transformers.utils import logging as theirs
     logging.getLogger("TTS").setLevel(logging.ERROR)
     before = theirs.get_verbosity()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONFIG', 'TENSORS', 'READABLE', 'PICKLED', 'LICENCES', 'FAMILIES', 'hub_model', 'is_folder', 'model_folder',
            'ModelFacts', 'model_facts', 'model_licence', 'number_type', 'loaded', 'reader_of', 'Family', 'iso',
-           'OfModel', 'room_for', 'rate_of', 'at_once', 'ModelService', 'as_array', 'LoadedModel']
+           'OfModel', 'room_for', 'rate_of', 'texts_at_once', 'ModelService', 'as_array', 'LoadedModel']
 
 # %% ../../nbs/engines/09_hub_models.ipynb #b973da3f
 import json, logging, math, re, threading
@@ -213,7 +213,7 @@ def rate_of(
     raise AttributeError("known when it is loaded")
 
 # %% ../../nbs/engines/09_hub_models.ipynb #f7bf4cba
-def at_once(
+def texts_at_once(
     family:type, # of models
     facts:ModelFacts, # of one of them
 ) -> int: # texts; 0: one after another
@@ -230,7 +230,7 @@ class ModelService:
     families, other, elsewhere = {}, Family, {} # model type -> `Family`; of all others; model type -> service
     licence, requires, copies_voices = "Apache-2.0", ("transformers",), False
     speeds, options, limit = _of("speeds"), _of("options"), _of("limit")
-    min_chars, tags, many = _of("min_chars"), _of("tags"), OfModel(at_once)
+    min_chars, tags, many = _of("min_chars"), _of("tags"), OfModel(texts_at_once)
     languages = OfModel(lambda family, facts: family.languages(facts))
     rate, memory = OfModel(rate_of), OfModel(room_for)
     weights_licence = OfModel(lambda family, facts: model_licence(facts))

@@ -18,7 +18,7 @@ from ..config import Config, get_config
 from ..tts import EngineError
 from ..weights.models import ModelFiles, find_model
 from .calls import Recording
-from .coqui import coqui_loading, coqui_network, spelt, torchaudio_in_python, voice_of
+from .coqui import coqui_loading, coqui_network, spelt, voice_of
 
 # %% ../../nbs/engines/19_yourtts.ipynb #dfdf1ef2
 _log = logging.getLogger(__name__)
