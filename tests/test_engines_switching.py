@@ -14,7 +14,7 @@ TEXTS = ("Good day.", "Come in.", "Who is there?", "Nobody spoke.")
 ENGINES = ("hibari", "tone", "piper", "kokoro")  # of which the last one is slow
 RARELY = 10  # jobs, of which one is the slow engine's
 AT_ONCE = 3  # jobs
-GROWTH = {40: 1.4, 200: 1.15}  # of memory, from the second quarter to the last, at most; few jobs still load much
+GROWTH = {40: 1.4, 200: 1.15}  # of memory, from the second quarter to the last, at most: few jobs load
 
 
 @pytest.fixture
