@@ -191,7 +191,9 @@ class PocketVoices:
         self._model(self.languages[0])
 
     @staticmethod
-    def voices(): return {v: LANGUAGES[code].title() for v, (code, _) in pocket_voices(get_config()).items()}
+    def voices(): # without weights, the one that those have which can be fetched
+        there = {v: LANGUAGES[code].title() for v, (code, _) in pocket_voices(get_config()).items()}
+        return there or {"alba": "English"}
 
     @staticmethod
     def weights(cfg): return POCKET, CLONING
