@@ -350,6 +350,7 @@ class XttsEngine:
     languages = xtts_languages()
     limit, memory = {code: XTTS_LIMITS[code] for code in xtts_languages()}, 3 << 30
     licence, weights_licence = "MPL-2.0", "CPML: Coqui Public Model License, non-commercial"
+    suits = "many languages in a recording's voice, heard within a chunk, not for commercial use"
     requires = "TTS", "torchaudio", "transformers"
 
     def __init__(self):

@@ -363,6 +363,7 @@ class EchoEngine:
     "EchoTTS: English in the voice of a recording, or in one that it makes up."
     name, rate, speeds = "echo", ECHO_RATE, (1., 1.)
     copies_voices, options, languages, tags = True, ECHO_OPTIONS, ("en",), SPEAKER_TAGS
+    suits = "English at 44.1 kHz in a recording's voice, not for commercial use"
     limit_bytes, min_chars, memory, requires = ECHO_BYTES, 20, 9_500_000_000, ("echo_tts", "torchaudio")
     licence, weights_licence = "MIT and Apache-2.0", "CC-BY-NC-SA-4.0, as is what is spoken with them"
 
@@ -372,7 +373,6 @@ class EchoEngine:
 
     @staticmethod
     def voices(): return {"imagined": "made up by the model; `voice_seed` in `parameters` chooses which"}
-
     @staticmethod
     def weights(cfg): return ECHO_FILES, DAC_FILES
 

@@ -130,7 +130,7 @@ class YourTtsEngine:
     name, rate, speeds = "yourtts", 16_000, (0.5, 2.0)
     copies_voices, options, languages = True, (), tuple(YOURTTS_LANGUAGES)
     memory, requires = 1 << 30, ("TTS", "torchaudio", "transformers")
-    licence, weights_licence = "MPL-2.0", "CC-BY-NC-ND-4.0"
+    licence, weights_licence, suits = "MPL-2.0", "CC-BY-NC-ND-4.0", "a recording's voice by a small network"
 
     def __init__(self):
         cfg = get_config()
