@@ -12,6 +12,7 @@ import json, logging, math, re, threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from ..audio import NOTHING
 from ..config import Config, get_config, resolve_device
 from .steps import Stopped, Watch
+from .torchaudio import import_torchaudio
 from ..tts import EngineError
 from ..weights.files import WeightsError, one_line
 from ..weights.models import ModelFiles, find_model, model_files
@@ -127,6 +129,7 @@ def loaded(
     cfg:Config, # names device and numbers
 ) -> Any: # ready to compute; raises `EngineError`
     "A model from a folder; no network is asked."
+    if find_spec("torchaudio"): import_torchaudio()  # some models' code asks for it
     from transformers.utils import logging as its
     its.disable_progress_bar()
     its.set_verbosity_error() # its advice is for programmers

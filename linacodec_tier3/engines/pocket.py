@@ -181,7 +181,8 @@ SILENCE = np.zeros(0, np.float32)
 class PocketVoices:
     "What `PocketEngine` has, apart from speaking."
     name, rate, speeds, char_s = "pocket", 24_000, (1., 1.), 0.2
-    licence, weights_licence, suits = "MIT", "CC-BY-4.0", "a recording's voice without a GPU"
+    licence, weights_licence = "MIT", "CC-BY-4.0"
+    suits = "speech without a GPU; in a recording's voice, with weights that must be asked for"
     copies_voices = find_model(CLONING, get_config()) is not None
     languages, requires = pocket_languages(get_config()), ("pocket_tts",)
     options = (Option("temperature", float, 0.3, "how freely it speaks", 0, 1.5),)
