@@ -10,8 +10,8 @@ readme = here / "README.md"
 cfg = ConfigParser()
 cfg.read(here / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
-ENGINES = ("kokoro", "kokoro_ja", "piper", "echo", "transformers", "vibevoice", "chatterbox", "coqui",
-           "pocket")
+ENGINES = ("kokoro", "kokoro_ja", "kokoro_zh", "piper", "echo", "transformers", "vibevoice", "chatterbox",
+           "coqui", "pocket")
 EXTRAS = ("notebook", "dev", "slow", "train", "browser", *ENGINES)
 extras = {name: cfg[f"{name}_requirements"].split() for name in EXTRAS}
 extras["engines"] = list(dict.fromkeys(line for name in ENGINES for line in extras[name]))

@@ -251,7 +251,8 @@ def gpu_memory(
 ) -> dict[str, float]: # MB of tensors now and at most; empty without a GPU in use
     "How much of the GPU's memory this process takes."
     torch = sys.modules.get("torch")
-    if not torch or not torch.cuda.is_initialized(): return {}
+    cuda = getattr(torch, "cuda", None)  # None, too, while another thread imports torch
+    if not getattr(cuda, "is_initialized", bool)(): return {}
     now, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     if last: torch.cuda.reset_peak_memory_stats()
     return dict(gpu_memory_mb=now / 2**20, gpu_memory_peak_mb=most / 2**20)

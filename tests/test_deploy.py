@@ -36,7 +36,7 @@ def test_what_is_in_the_repository_is_what_is_made_from_the_settings():
 
 def test_the_listing_asks_for_every_setting_with_its_default():
     form = {v["key"]: v["input"]["default"] for v in LISTING["config"]["env"]}
-    with_default = {f.name for f in fields(Config) if f.default != ""}
+    with_default = {f.name for f in fields(Config) if f.default not in ("", ())}
     assert {name.lower() for name in form} == with_default - set(NOT_ASKED)
     assert read_config({name: str(value) for name, value in form.items()}) == read_config({})
 

@@ -161,8 +161,8 @@ def test_engines_are_extras_and_a_wrong_name_ends_the_build_with_one_line(tmp_pa
     asked = (tmp_path / "requirements.txt").read_text().split()
     settings = ConfigParser()
     settings.read(ROOT / "settings.ini", encoding="utf-8")
-    lists = (settings["DEFAULT"][f"{name}_requirements"] for name in ("echo", "kokoro"))
-    both = [line for listed in lists for line in listed.split()]
+    both = [line for name in ("echo", "kokoro")
+            for line in settings["DEFAULT"][f"{name}_requirements"].split()]
     assert set(both) < set(asked) and len(asked) == len(set(asked))
     name = lambda line: canonicalize_name(re.match(r"[\w.-]+", line)[0])
     locked = {name(line) for line in (tmp_path / "constraints.txt").read_text().split() if "==" in line}

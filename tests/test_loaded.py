@@ -133,6 +133,16 @@ def test_memory_that_runs_out_while_an_engine_loads_is_had_from_the_others(tmp_p
     assert "north is given up" in done.stderr and "as memory ran out" in done.stderr
 
 
+def test_a_worker_without_runpod_says_what_its_sdk_makes_of_the_file_in_the_repository(tmp_path):
+    (tmp_path / "test_input.json").write_text('{"input": {"text": "Hello."}}')
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RUNPOD")} | dict(DEFAULT_SERVICE="tone")
+    worker = [sys.executable, "-m", "linacodec_tier3.handler"]
+    done = subprocess.run(worker, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    said = done.stdout + done.stderr
+    assert "asks a handler that streams for nothing" in said and "linacodec-tier3 serve" in said
+    assert "async_generator object" in said  # which is what it is about
+
+
 @pytest.mark.parametrize("env, why", [
     (dict(PRELOAD="nobody"), "PRELOAD='nobody': `service` is 'nobody'; known: default, east, hibari"),
     (dict(PRELOAD="north,east", MAX_ENGINES="2"), "these are 3 engines, and MAX_ENGINES=2 may be held"),

@@ -245,7 +245,7 @@ class ChatterboxEngine:
 # %% ../../nbs/engines/15_chatterbox.ipynb #c3dcce06
 class Chatterbox(ChatterboxEngine):
     "The one that speaks English."
-    name, memory = "chatterbox", 4_000_000_000
+    name, memory, suits = "chatterbox", 4_000_000_000, "English in a recording's voice, also commercially"
 
     @staticmethod
     def weights(cfg): return (ModelFiles("chatterbox", ENGLISH_FILES, BOTH_REPO),)
@@ -255,6 +255,7 @@ class Chatterbox(ChatterboxEngine):
 class ChatterboxMultilingual(ChatterboxEngine):
     "The one that speaks many languages."
     name, memory, languages = "chatterbox_multilingual", 4_000_000_000, languages_here()
+    suits = "many languages in a recording's voice, also commercially"
     limit = {code: 100 if code in DENSE else 350 for code in languages_here()}
 
     @staticmethod
@@ -274,6 +275,7 @@ TAGS = tuple(f"[{what}]" for what in ("clear throat", "sigh", "shush", "cough", 
 class ChatterboxTurbo(ChatterboxEngine):
     "The fast one, for English."
     name, memory, tags = "chatterbox_turbo", 3_200_000_000, TAGS
+    suits = "the same in English with a smaller network, and with a laugh where the text asks for it"
     limit, least_s = 300, 5.
     options = (*DICE, MOST_OF_IT, Option("top_k", int, 1000, "tokens among which it chooses", 1, 1000))
 

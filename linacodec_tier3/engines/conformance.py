@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALIKE', 'COUNTED', 'HARBOUR', 'A_LETTER', 'BOATS', 'LASTS', 'LOOKED_AT', 'CheckResult', 'Amiss', 'must', 'Subject',
            'same', 'declares', 'licences', 'sounds', 'repeats', 'paces', 'keeps_silent', 'goes_on', 'stops',
-           'keeps_apart', 'bears_threads', 'two_recordings', 'looked_at', 'check']
+           'keeps_apart', 'bears_threads', 'streams', 'together', 'ends', 'two_recordings', 'looked_at', 'check']
 
 # %% ../../nbs/engines/03_conformance.ipynb #4ca4e20f
 import re, tempfile, threading, time
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from ..audio import encode_file, level_db, resample, trim
 from ..config import Config
-from .calls import call_engine, longest_s, takes
-from ..tts import (Engine, EngineError, Option, call_limit, check_option, declared,
+from .calls import (call_engine, call_in_pieces, call_many, default_options, longest_s,
+                                           never, prepared, takes, told)
+from ..tts import (Engine, EngineError, Option, as_audio, call_limit, check_option, declared,
                                  load_tts_model, only_non_commercial, resolve_language, said, shown, turn)
 
 # %% ../../nbs/engines/03_conformance.ipynb #84138c1d
@@ -50,10 +51,12 @@ class Subject:
     heard:dict = field(default_factory=dict) # sounds of before: (text, voice) -> audio
     trained:bool = True # whether its weights have learnt to speak
 
-    def say(self, text, voice=None, **more) -> np.ndarray: # a new call
+    def asked(self, voice=None) -> dict: # how
         voice = voice or self.voices[0]
-        how = dict(seed=1, language=resolve_language(self.engine, None, voice)) | more
-        return call_engine(self.engine, text, voice, **how)
+        return dict(voice=voice, seed=1, language=resolve_language(self.engine, None, voice))
+
+    def say(self, text, voice=None, **more) -> np.ndarray: # a new call
+        return call_engine(self.engine, text, **self.asked(voice) | more)
 
     def once(self, text, voice=None) -> np.ndarray: # as it sounded when it was first asked for
         key = text, voice or self.voices[0]
@@ -248,10 +251,67 @@ def bears_threads(
     must(all(s.heard_again(first, sound) for sound in heard), "another sound in another thread")
     return f"{len(threads)} threads in turn{', the same sound' * declared(s.engine, 'seeded')}"
 
+# %% ../../nbs/engines/03_conformance.ipynb #361bb798
+def streams(
+    s:Subject, # what is looked at
+) -> str: # what was seen; raises `Amiss`
+    "Whether sound that is given on in pieces is that of one call."
+    if not hasattr(s.engine, "synthesise_stream"): return "gives its sound on in one"
+    shares = []
+    for _ in range(2): # the earlier of two: a machine may be busy with something else
+        start, came, pieces = time.perf_counter(), [], []
+        for piece in call_in_pieces(s.engine, HARBOUR[:130], **s.asked()):
+            came.append(time.perf_counter() - start)
+            pieces.append(piece)
+        must(len(pieces) > 1, f"{len(pieces)} piece for {HARBOUR[:130]!r}: nothing is gained by a stream")
+        shares.append(came[0] / max(came[-1], 1e-9))
+    whole = s.once(HARBOUR[:130])
+    must(same(np.concatenate(pieces), whole), "the pieces, joined, are another sound than that of one call")
+    must(min(shares) < 0.9, f"its first piece comes after {min(shares):.0%} of the time, when all is made")
+    nothing = sum(map(len, call_in_pieces(s.engine, "", **s.asked())))
+    must(not nothing, f"{nothing} samples of a text in which there is nothing to say")
+    must(same(s.say(HARBOUR[:130]), whole), "a call after a stream gives another sound")
+    return f"{len(pieces)} pieces, the first after {min(shares):.0%} of the time; joined, the same sound"
+
+# %% ../../nbs/engines/03_conformance.ipynb #a01c52b0
+def together(
+    s:Subject, # what is looked at
+) -> str: # what was seen; raises `Amiss`
+    "Whether chunks that are spoken together sound as each does alone."
+    many = declared(s.engine, "many")
+    if not many: return "speaks one chunk at a time"
+    must(hasattr(s.engine, "synthesise_many"), f"`many` is {many}, and there is no `synthesise_many`")
+    must(many > 1, "`many` is 1: two chunks or none")
+    texts = [BOATS, COUNTED, HARBOUR[:130], "Gulls came down to the stones."]
+    for order in (texts, texts[::-1]):
+        some = [order[n % len(order)] for n in range(many)]
+        for text, sound in zip(some, call_many(s.engine, some, **s.asked()), strict=True):
+            must(same(sound, s.once(text)), f"{text[:30]!r} sounds otherwise in company")
+    [single] = call_many(s.engine, [COUNTED], **s.asked())
+    must(same(single, s.once(COUNTED)), "a group of one is another sound than that of one call")
+    must(same(s.say(COUNTED), s.once(COUNTED)), "a call after a group gives another sound")
+    return f"{many} chunks at once, each as alone"
+
+# %% ../../nbs/engines/03_conformance.ipynb #8e12d8f9
+def ends(
+    s:Subject, # what is looked at
+) -> str: # what was seen; raises `Amiss`
+    "Whether no call is longer than it is told that it can be."
+    if not takes(s.engine, "longest_s"): return "does not take `longest_s`: what is longer is thrown away"
+    whole, asked = s.once(HARBOUR[:130]), s.asked()
+    most_s = len(whole) / s.engine.rate / 2
+    options, voice = default_options(s.engine), prepared(s.engine, asked["voice"])
+    news = told(s.engine.synthesise, longest_s=most_s, language=asked["language"], should_stop=never)
+    try: sound = as_audio(s.engine.synthesise(HARBOUR[:130], voice, 1, 1., options, **news), s.engine.name)
+    except EngineError: return "says so by an error"
+    seconds = len(sound) / s.engine.rate
+    must(seconds <= most_s + 0.5, f"told of {most_s:.1f} s at the most, it makes {seconds:.1f} s")
+    return f"told of {most_s:.1f} s at the most, it makes {seconds:.1f} s"
+
 # %% ../../nbs/engines/03_conformance.ipynb #a5e69454
 LOOKED_AT = {"declares": declares, "licence": licences, "sound": sounds, "seed": repeats, "speed": paces,
              "nothing": keeps_silent, "long text": goes_on, "voices": keeps_apart, "stop": stops,
-             "threads": bears_threads}
+             "threads": bears_threads, "stream": streams, "many": together, "end": ends}
 
 # %% ../../nbs/engines/03_conformance.ipynb #1b6570ce
 @contextmanager

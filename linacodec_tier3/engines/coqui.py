@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['XTTS_LIMITS', 'XTTS_READERS', 'CPML', 'XTTS_FILES', 'XTTS_BEFORE', 'LEAST_VOICE_S', 'XTTS_OPTIONS', 'STREAM_TOKENS',
-           'torchaudio_in_python', 'coqui_loading', 'xtts_languages', 'need_consent', 'xtts_weights', 'xtts_network',
-           'XttsVoice', 'xtts_folder', 'xtts_speakers', 'xtts_placed', 'voice_of', 'xtts_voice', 'spelt', 'xtts_tokens',
+           'coqui_loading', 'xtts_languages', 'need_consent', 'xtts_weights', 'xtts_network', 'XttsVoice',
+           'xtts_folder', 'xtts_speakers', 'xtts_placed', 'voice_of', 'xtts_voice', 'spelt', 'xtts_tokens',
            'token_rules', 'audio_latents', 'vocoder_reach', 'vocoder_frames', 'frames_sound', 'coqui_network',
            'xtts_pieces', 'XttsEngine']
 
@@ -18,37 +18,23 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any
 from zipfile import is_zipfile
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 from ..config import Config, get_config, resolve_device
 from ..tts import EngineError, Option
 from ..weights.files import WeightsError
 from ..weights.models import ModelFiles, find_model, model_files
 from .calls import Recording, never
+from .torchaudio import import_torchaudio
 
 # %% ../../nbs/engines/16_coqui.ipynb #7e0454ff
 _log = logging.getLogger(__name__)
 
-def torchaudio_in_python() -> bool: # whether its compiled part had to be left out
-    "Import torchaudio, if need be without the part that is built for another torch."
-    try: import torchaudio
-    except OSError:
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchaudio"]: del sys.modules[name]
-        plain = ModuleType("torchaudio._extension")
-        plain._IS_TORCHAUDIO_EXT_AVAILABLE = plain._IS_ALIGN_AVAILABLE = False
-        plain.fail_if_no_align = lambda f: f
-        sys.modules[plain.__name__] = plain
-        import torchaudio
-    return not torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE
-
 @contextmanager
 def coqui_loading() -> Iterator[None]: # as long as the block lasts; raises `ImportError` without the extra
     "Where coqui-tts may be imported and a network of it made, without a word."
-    torchaudio_in_python()
+    import_torchaudio()
     from transformers.utils import logging as theirs
     logging.getLogger("TTS").setLevel(logging.ERROR)
     before = theirs.get_verbosity()
@@ -87,6 +73,7 @@ def xtts_weights(
     file:Path, # model.pth
 ) -> Mapping: # name -> tensor; raises what `torch.load` raises
     "The weights in a checkpoint, of any version of the package."
+    import torch
     from TTS.config.shared_configs import BaseDatasetConfig
     from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
     before = [(kind, f"TTS.tts.models.xtts.{kind.__name__}") for kind in (XttsArgs, XttsAudioConfig)]
@@ -112,8 +99,8 @@ def xtts_network(
 @dataclass(frozen=True)
 class XttsVoice:
     "What XTTS knows of a voice."
-    latents:torch.Tensor # (1, n, d), for the language model
-    embedding:torch.Tensor # (1, 512, 1), for the vocoder
+    latents:Any # tensor (1, n, d), for the language model
+    embedding:Any # tensor (1, 512, 1), for the vocoder
 
 def xtts_folder(
     cfg:Config, # names the folders
@@ -123,6 +110,7 @@ def xtts_folder(
 
 @cache
 def _speakers(file, stamp): # of a file as it was at a time
+    import torch
     told = torch.load(file, map_location="cpu", weights_only=True)
     return {name: XttsVoice(v["gpt_cond_latent"], v["speaker_embedding"]) for name, v in told.items()}
 
@@ -154,8 +142,9 @@ def voice_of(
     rate:int, # Hz
     most_s:float, # seconds of which no more is taken
     engine:str, # its name, for the message
-) -> torch.Tensor: # (1, n); raises `EngineError`
+) -> Any: # tensor (1, n); raises `EngineError`
     "A recording, as Coqui's networks take it."
+    import torch
     sound = recording.sound(rate, most_s)
     if len(sound) >= LEAST_VOICE_S * rate: return torch.from_numpy(sound)[None]
     raise EngineError(f"engine {engine!r}: recording {recording.name} has {len(sound)/rate:.2f} s of sound; "
@@ -225,37 +214,41 @@ def token_rules(
     if options["top_p"] < 1: rules.append(TopPLogitsWarper(options["top_p"]))
     return rules
 
-# %% ../../nbs/engines/16_coqui.ipynb #55d04779
-@torch.inference_mode()
+# %% ../../nbs/engines/16_coqui.ipynb #3cd71abb
 def audio_latents(
     gpt, # coqui's `GPT`
     ids:list[int], # of a text
     voice:XttsVoice, # whose
     seed:int, # the same seed gives the same
     options:Mapping, # a value for each of `XTTS_OPTIONS`
-) -> Iterator[tuple[torch.Tensor,bool]]: # (d,) for one token of sound, and whether it is the last
+) -> Iterator[tuple]: # a tensor (d,) for one token of sound, and whether it is the last
     "What the language model makes of a text, token by token; it may go on for ever."
+    import torch
     model, device = gpt.gpt_inference, voice.latents.device
     random, rules = torch.Generator(device).manual_seed(seed), token_rules(options)
-    said = gpt.compute_embeddings(voice.latents, torch.tensor([ids], device=device))
+    with torch.inference_mode():
+        said = gpt.compute_embeddings(voice.latents, torch.tensor([ids], device=device))
     before, new, kept, last = model.cached_prefix_emb, said, None, False
     while not last:
-        model.cached_prefix_emb = before  # another call may have put its own there
-        out = model(input_ids=new, past_key_values=kept, use_cache=True, output_hidden_states=True,
-                    return_dict=True)
-        kept, scores = out.past_key_values, rules(said, out.logits[:, -1].float())
-        new = torch.multinomial(scores.softmax(-1), 1, generator=random)
-        said, last = torch.cat([said, new], 1), new.item() == gpt.stop_audio_token
-        yield gpt.final_norm(out.hidden_states[-1][0, -1]), last
+        with torch.inference_mode():
+            model.cached_prefix_emb = before  # another call may have put its own there
+            out = model(input_ids=new, past_key_values=kept, use_cache=True, output_hidden_states=True,
+                        return_dict=True)
+            kept, scores = out.past_key_values, rules(said, out.logits[:, -1].float())
+            new = torch.multinomial(scores.softmax(-1), 1, generator=random)
+            said, last = torch.cat([said, new], 1), new.item() == gpt.stop_audio_token
+            latent = gpt.final_norm(out.hidden_states[-1][0, -1])
+        yield latent, last
 
 # %% ../../nbs/engines/16_coqui.ipynb #b664b1f7
 def vocoder_reach(
     vocoder, # coqui's `HifiganGenerator`
 ) -> int: # frames, on either side
     "How far a vocoder looks from a frame that it makes sound of."
+    from torch.nn import Conv1d
     def wide(part): # samples that all convolutions in it look to a side, one after another
         return sum((m.kernel_size[0] - 1) // 2 * m.dilation[0] for m in part.modules()
-                   if isinstance(m, torch.nn.Conv1d))
+                   if isinstance(m, Conv1d))
     far, side_by_side = wide(vocoder.conv_post), vocoder.num_kernels
     for n, up in reversed(list(enumerate(vocoder.ups))):
         far += max(map(wide, vocoder.resblocks[n * side_by_side:(n + 1) * side_by_side]))
@@ -264,11 +257,12 @@ def vocoder_reach(
 
 # %% ../../nbs/engines/16_coqui.ipynb #42aa7b0e
 def vocoder_frames(
-    latents:torch.Tensor, # (n, d)
+    latents:Any, # tensor (n, d)
     decoder, # coqui's `HifiDecoder`
     speed:float, # 1.0 is the voice's own pace
-) -> tuple[torch.Tensor,int]: # (1, d, frames), and how many of these no further latent would change
+) -> tuple: # a tensor (1, d, frames), and how many of these no further latent would change
     "Latents, stretched to the vocoder's frames."
+    from torch.nn.functional import interpolate
     x, settled = latents.T[None], len(latents)
     for factor in (1 / speed, decoder.ar_mel_length_compression / decoder.output_hop_length,
                    decoder.output_sample_rate / decoder.input_sample_rate):
@@ -277,19 +271,20 @@ def vocoder_frames(
         if x.shape[2] * factor >= 1: x = interpolate(x, scale_factor=factor, mode="linear")
     return x, min(settled, x.shape[2])
 
-@torch.inference_mode()
 def frames_sound(
-    frames:torch.Tensor, # (1, d, n)
+    frames:Any, # tensor (1, d, n)
     start:int, # first frame
     stop:int, # after the last one
     decoder, # coqui's `HifiDecoder`
-    embedding:torch.Tensor, # (1, 512, 1), a voice's
+    embedding:Any, # tensor (1, 512, 1), a voice's
 ) -> np.ndarray: # mono float32
     "The sound of some of the frames, as it is among all of them."
+    import torch
     far, hop = vocoder_reach(decoder.waveform_decoder), decoder.output_hop_length
     first = max(0, start - far)
-    made = decoder.waveform_decoder(frames[:, :, first:stop + far], g=embedding)
-    return made[0, 0, (start - first) * hop:(stop - first) * hop].float().cpu().numpy()
+    with torch.inference_mode():
+        made = decoder.waveform_decoder(frames[:, :, first:stop + far], g=embedding)
+        return made[0, 0, (start - first) * hop:(stop - first) * hop].float().cpu().numpy()
 
 # %% ../../nbs/engines/16_coqui.ipynb #ba1a1633
 STREAM_TOKENS = 20  # of a piece, about a second
@@ -329,6 +324,7 @@ def xtts_pieces(
     should_stop:Callable, # () -> bool
 ) -> Iterator[np.ndarray]: # mono float32, none empty; raises `EngineError`
     "A text's sound, as soon as it is settled."
+    import torch
     decoder, gpt, voice = network.hifigan_decoder, network.gpt, xtts_placed(voice, network.device)
     if not (ids := xtts_tokens(network, text, language or "en")): return
     a_second = decoder.input_sample_rate / decoder.ar_mel_length_compression * speed  # tokens
@@ -354,6 +350,7 @@ class XttsEngine:
     languages = xtts_languages()
     limit, memory = {code: XTTS_LIMITS[code] for code in xtts_languages()}, 3 << 30
     licence, weights_licence = "MPL-2.0", "CPML: Coqui Public Model License, non-commercial"
+    suits = "many languages in a recording's voice, heard within a chunk, not for commercial use"
     requires = "TTS", "torchaudio", "transformers"
 
     def __init__(self):

@@ -6,14 +6,14 @@
 __all__ = ['ECHO_OPTIONS', 'ECHO_DEFAULTS', 'ECHO_BYTES', 'SPEAKER_TAGS', 'ECHO_RATE', 'FRAME_SAMPLES', 'MOST_FRAMES',
            'SLOW_PACE', 'SLOWEST_PACE', 'FRAME_STEP', 'PAUSE_S', 'TAIL_DB', 'NETWORK_FILE', 'PCA_FILE', 'ECHO_FILES',
            'DAC_FILES', 'BLOCKWISE', 'LEAST_RECORDING_S', 'MOST_RECORDING_S', 'ENDLESS', 'INTRODUCTION',
-           'IMAGINED_KEPT', 'sampler_settings', 'prompt_of', 'prompts_of', 'frames_for', 'time_to_say', 'frame_counts',
-           'end_of_frames', 'without_noise_after', 'torchaudio_without_library', 'echo_package', 'EchoParts',
-           'echo_dtype', 'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker', 'as_speaker',
-           'echo_speaker', 'EchoStopped', 'WatchedNetwork', 'spoken_frames', 'frames_as_wave', 'imagined_speaker',
-           'kept_speaker', 'rehearse', 'EchoEngine']
+           'IMAGINED_KEPT', 'COMPILED_IN', 'sampler_settings', 'prompt_of', 'prompts_of', 'frames_for', 'time_to_say',
+           'frame_counts', 'end_of_frames', 'without_noise_after', 'echo_package', 'EchoParts', 'echo_dtype',
+           'check_all_loaded', 'drop_masks', 'from_folders', 'load_echo', 'EchoSpeaker', 'as_speaker', 'echo_speaker',
+           'EchoStopped', 'WatchedNetwork', 'spoken_frames', 'frames_as_wave', 'imagined_speaker', 'kept_speaker',
+           'rehearse', 'EchoEngine']
 
-# %% ../../nbs/engines/12_echo.ipynb #54f9cd1c
-import logging, math, re, sys, types
+# %% ../../nbs/engines/12_echo.ipynb #5a4f2fe8
+import logging, math, os, re, sys, types
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from ..tts import EngineError, Option
 from ..weights.files import WeightsError
 from ..weights.models import ModelFiles, model_files
 from .calls import Recording, never
+from .torchaudio import import_torchaudio
 
 # %% ../../nbs/engines/12_echo.ipynb #2c616594
 ECHO_OPTIONS = (
@@ -131,22 +132,10 @@ NETWORK_FILE, PCA_FILE = "pytorch_model.safetensors", "pca_state.safetensors"
 ECHO_FILES = ModelFiles("echo", (NETWORK_FILE, PCA_FILE), "jordand/echo-tts-base")
 DAC_FILES = ModelFiles("fish-s1-dac-min", (NETWORK_FILE,), "jordand/fish-s1-dac-min")
 
-def torchaudio_without_library() -> None: # raises `ImportError` if it is not installed at all
-    "Make torchaudio importable where its compiled part does not fit torch: nothing here needs that part."
-    try: import torchaudio  # noqa: F401
-    except ModuleNotFoundError: raise
-    except (ImportError, OSError, RuntimeError, AttributeError) as e:
-        _log.info("torchaudio is used without its compiled part: %s", ascii(str(e).split("\n")[0][:200]))
-        part = types.ModuleType("torchaudio._extension")
-        part._IS_TORCHAUDIO_EXT_AVAILABLE = part._IS_ALIGN_AVAILABLE = False
-        part.fail_if_no_align = lambda f: f
-        sys.modules[part.__name__] = part
-        import torchaudio  # noqa: F401
-
 def echo_package() -> types.ModuleType: # its `inference`; raises `EngineError`
     "Echo's own code, imported when it is first needed."
     try:
-        torchaudio_without_library()
+        import_torchaudio()
         import echo_tts.inference
     except ImportError as e:
         why = f"{e.name} is missing" if isinstance(e, ModuleNotFoundError) else e
@@ -348,12 +337,17 @@ def kept_speaker(
     while len(kept) > IMAGINED_KEPT: kept.popitem(last=False)
     return kept[voice_seed]
 
-# %% ../../nbs/engines/12_echo.ipynb #b819b90a
+# %% ../../nbs/engines/12_echo.ipynb #22a08e2d
+COMPILED_IN = "TORCHINDUCTOR_CACHE_DIR"
+
 def rehearse(
     parts:EchoParts, # loaded, to be compiled when they are first used
     kept:OrderedDict, # made-up voices, as of `kept_speaker`
+    folder:Path, # for what is compiled
 ) -> None: # raises `EngineError` where there is nothing to compile with
     "Have everything compiled that a job would otherwise wait for."
+    if "torchinductor_" in os.environ.get(COMPILED_IN, "torchinductor_"):
+        os.environ[COMPILED_IN] = str(folder)  # torch's own choice would be lost with the worker
     few, sentence = ECHO_DEFAULTS | dict(num_steps=2, cfg_min_t=0.7), INTRODUCTION.split(". ")[0]
     try:
         voice = kept_speaker(kept, parts, 0)
@@ -364,21 +358,21 @@ def rehearse(
         if isinstance(e, EngineError): raise
         raise EngineError(f"engine 'echo' cannot be compiled ({e}); unset ECHO_COMPILE") from e
 
-# %% ../../nbs/engines/12_echo.ipynb #27bab5ad
+# %% ../../nbs/engines/12_echo.ipynb #fb0ac6a2
 class EchoEngine:
     "EchoTTS: English in the voice of a recording, or in one that it makes up."
     name, rate, speeds = "echo", ECHO_RATE, (1., 1.)
     copies_voices, options, languages, tags = True, ECHO_OPTIONS, ("en",), SPEAKER_TAGS
+    suits = "English at 44.1 kHz in a recording's voice, not for commercial use"
     limit_bytes, min_chars, memory, requires = ECHO_BYTES, 20, 9_500_000_000, ("echo_tts", "torchaudio")
     licence, weights_licence = "MIT and Apache-2.0", "CC-BY-NC-SA-4.0, as is what is spoken with them"
 
     def __init__(self):
-        self._parts, self._imagined = load_echo(get_config()), OrderedDict()
-        if get_config().echo_compile == "on": rehearse(self._parts, self._imagined)
+        self._parts, self._imagined, folder = load_echo(get_config()), OrderedDict(), get_config().torch_home
+        if get_config().echo_compile == "on": rehearse(self._parts, self._imagined, folder / "compiled")
 
     @staticmethod
     def voices(): return {"imagined": "made up by the model; `voice_seed` in `parameters` chooses which"}
-
     @staticmethod
     def weights(cfg): return ECHO_FILES, DAC_FILES
 

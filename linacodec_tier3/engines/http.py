@@ -433,7 +433,8 @@ class HttpEngine:
     speeds = (0.25, 4.) if "speed" in server.fields else (1., 1.)
     options = (INSTRUCTIONS,) if "instructions" in server.fields else ()
     copies_voices, licence = "ref_audio" in server.fields, "Apache-2.0"
-    weights_licence = "as the server's owner says"
+    weights_licence, suits = "as the server's owner says", "what cannot share this environment, as Qwen3-TTS"
+    offers = {"languages": "the server's", "voices": "the server's"}
 
     def __init__(self):
         if not self.server.url: raise EngineError("engine 'http': HTTP_TTS_URL must name a server")
@@ -441,7 +442,6 @@ class HttpEngine:
 
     @classmethod
     def voices(cls): return voices_of(cls.server)
-
     @staticmethod
     def weights(cfg): return ()
 

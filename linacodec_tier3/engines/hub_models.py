@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['CONFIG', 'TENSORS', 'READABLE', 'PICKLED', 'LICENCES', 'FAMILIES', 'hub_model', 'is_folder', 'model_folder',
            'ModelFacts', 'model_facts', 'model_licence', 'number_type', 'loaded', 'reader_of', 'Family', 'iso',
-           'OfModel', 'room_for', 'rate_of', 'ModelService', 'as_array', 'LoadedModel']
+           'OfModel', 'room_for', 'rate_of', 'texts_at_once', 'ModelService', 'as_array', 'LoadedModel']
 
 # %% ../../nbs/engines/09_hub_models.ipynb #b973da3f
 import json, logging, math, re, threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from ..audio import NOTHING
 from ..config import Config, get_config, resolve_device
 from .steps import Stopped, Watch
+from .torchaudio import import_torchaudio
 from ..tts import EngineError
 from ..weights.files import WeightsError, one_line
 from ..weights.models import ModelFiles, find_model, model_files
@@ -127,6 +129,7 @@ def loaded(
     cfg:Config, # names device and numbers
 ) -> Any: # ready to compute; raises `EngineError`
     "A model from a folder; no network is asked."
+    if find_spec("torchaudio"): import_torchaudio()  # some models' code asks for it
     from transformers.utils import logging as its
     its.disable_progress_bar()
     its.set_verbosity_error() # its advice is for programmers
@@ -213,6 +216,14 @@ def rate_of(
     raise AttributeError("known when it is loaded")
 
 # %% ../../nbs/engines/09_hub_models.ipynb #f7bf4cba
+def texts_at_once(
+    family:type, # of models
+    facts:ModelFacts, # of one of them
+) -> int: # texts; 0: one after another
+    "How many texts are said at once: on a CPU that takes longer."
+    return family.many if resolve_device(get_config().device) != "cpu" else 0
+
+# %% ../../nbs/engines/09_hub_models.ipynb #9a5fe6d8
 def _of(what): return OfModel(lambda family, facts: getattr(family, what))
 
 class ModelService:
@@ -221,8 +232,8 @@ class ModelService:
     model = "" # hub repository, or a folder; "": the one that is set
     families, other, elsewhere = {}, Family, {} # model type -> `Family`; of all others; model type -> service
     licence, requires, copies_voices = "Apache-2.0", ("transformers",), False
-    speeds, options, many, limit = _of("speeds"), _of("options"), _of("many"), _of("limit")
-    min_chars, tags = _of("min_chars"), _of("tags")
+    speeds, options, limit = _of("speeds"), _of("options"), _of("limit")
+    min_chars, tags, many = _of("min_chars"), _of("tags"), OfModel(texts_at_once)
     languages = OfModel(lambda family, facts: family.languages(facts))
     rate, memory = OfModel(rate_of), OfModel(room_for)
     weights_licence = OfModel(lambda family, facts: model_licence(facts))

@@ -216,7 +216,8 @@ class KokoroSays:
     licence, weights_licence = "Apache-2.0; espeak-ng and phonemizer GPL-3.0", "Apache-2.0"
     requires = "hibari", "onnxruntime"
     suits = "eight languages, many voices, quick even without a GPU"
-    offers = {"languages": "en, es, fr, hi, it, pt, zh; ja with the extra kokoro_ja", "voices": "54"}
+    offers = {"voices": "54",
+              "languages": "en, es, fr, hi, it, pt; ja and zh with extras kokoro_ja and kokoro_zh"}
 
     @staticmethod
     def voices(): return kokoro_voices()

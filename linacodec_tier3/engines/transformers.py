@@ -296,6 +296,8 @@ class Pipeline(Family):
 class TransformersEngine(LoadedModel):
     "Text-to-speech models of the transformers library."
     name, shelf, setting = "transformers", "transformers", "transformers_model"
+    suits = "a language of MMS, Bark, SpeechT5: any such model of the library"
+    offers = {"languages": "the model's", "voices": "the model's"}
     families, other = {"vits": Vits, "speecht5": SpeechT5, "bark": Bark}, Pipeline
     elsewhere = {"vibevoice": "vibevoice"}
 

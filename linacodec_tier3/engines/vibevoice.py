@@ -89,6 +89,8 @@ class VibeVoiceModel(LoadedModel):
     "VibeVoice, in the voice of a recording."
     name, shelf, setting, other = "vibevoice", "transformers", "vibevoice_model", VibeVoice
     copies_voices, requires, memory = True, ("transformers", "diffusers"), OfModel(vibevoice_room)
+    suits = "readings in a recording's voice, in English or Chinese"
+    offers = {"languages": "en, zh", "voices": "any"}
 
     def prepare(self, recording): return recording.sound(self.speaker.rate, SPEAKER_S)
 

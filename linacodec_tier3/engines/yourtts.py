@@ -14,12 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 import numpy as np
-import torch
 from ..config import Config, get_config
 from ..tts import EngineError
 from ..weights.models import ModelFiles, find_model
 from .calls import Recording
-from .coqui import coqui_loading, coqui_network, spelt, torchaudio_in_python, voice_of
+from .coqui import coqui_loading, coqui_network, spelt, voice_of
 
 # %% ../../nbs/engines/19_yourtts.ipynb #dfdf1ef2
 _log = logging.getLogger(__name__)
@@ -62,21 +61,22 @@ def yourtts_network(
 # %% ../../nbs/engines/19_yourtts.ipynb #60b89d95
 VOICE_S = 30.  # seconds of a recording, of which no more is listened to
 
-@torch.inference_mode()
 def d_vector(
     network, # coqui's `Vits`
     recording:Recording, # a voice to copy
-) -> torch.Tensor: # (1, d), on the network's device; raises `EngineError`
+) -> Any: # tensor (1, d), on the network's device; raises `EngineError`
     "The voice of a recording."
+    import torch
     speakers = network.speaker_manager
     sound = voice_of(recording, speakers.encoder_ap.sample_rate, VOICE_S, "yourtts")
     if not speakers.encoder_config.model_params.get("use_torch_spec", False):
         sound = torch.from_numpy(speakers.encoder_ap.melspectrogram(sound[0].numpy()))[None]
-    return speakers.encoder.compute_embedding(sound.to(network.device))
+    with torch.inference_mode(): return speakers.encoder.compute_embedding(sound.to(network.device))
 
 # %% ../../nbs/engines/19_yourtts.ipynb #44b5bc90
 @cache
 def _vectors(file, stamp): # of a file as it was at a time: name -> (1, d)
+    import torch
     told, found = json.loads(file.read_text("utf-8")).values(), {}
     for name in sorted({clip["name"] for clip in told}): # without a line break first
         clips = [clip["embedding"] for clip in told if clip["name"] == name]
@@ -85,7 +85,7 @@ def _vectors(file, stamp): # of a file as it was at a time: name -> (1, d)
 
 def yourtts_speakers(
     folder:Path|None, # with YourTTS's files
-) -> dict[str,torch.Tensor]: # name -> d-vector; empty where there is no file of them
+) -> dict: # name -> d-vector, a tensor (1, d); empty where there is no file of them
     "The voices that come with YourTTS."
     if not folder or not (file := folder / "speakers.json").is_file(): return {}
     try: return _vectors(file, file.stat().st_mtime_ns)
@@ -119,6 +119,7 @@ def own_noise(
     device:str, # "cuda", "mps" or "cpu"
 ) -> Iterator[None]: # as long as the block lasts
     "Where torch draws what a seed says; afterwards it goes on where it was."
+    import torch
     with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -129,13 +130,12 @@ class YourTtsEngine:
     name, rate, speeds = "yourtts", 16_000, (0.5, 2.0)
     copies_voices, options, languages = True, (), tuple(YOURTTS_LANGUAGES)
     memory, requires = 1 << 30, ("TTS", "torchaudio", "transformers")
-    licence, weights_licence = "MPL-2.0", "CC-BY-NC-ND-4.0"
+    licence, weights_licence, suits = "MPL-2.0", "CC-BY-NC-ND-4.0", "a recording's voice by a small network"
 
     def __init__(self):
         cfg = get_config()
         self._network = coqui_network(self.name, yourtts_folder(cfg), yourtts_network, cfg)
         self.rate, self._pace = self._network.config.audio.sample_rate, self._network.length_scale
-
     @staticmethod
     def weights(cfg): return (YOURTTS_FILES,)
     @staticmethod
@@ -145,6 +145,7 @@ class YourTtsEngine:
     def prepare(self, recording): return d_vector(self._network, recording)
 
     def synthesise(self, chunk, voice, seed, speed, options, language="en"):
+        import torch
         network, language = self._network, language or "en"
         if not (ids := yourtts_tokens(network, chunk, language)): return np.zeros(0, np.float32)
         if isinstance(voice, str): voice = yourtts_speakers(find_model(YOURTTS_FILES, get_config()))[voice]
