@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['BITS', 'TEXT', 'CURL', 'PatientClient', 'official_endpoint', 'official_stream', 'Notes', 'progress', 'sizes',
            'stream_report', 'as_table', 'keep_stream', 'follow_request', 'local_endpoint', 'somewhere', 'decoder',
-           'until_told', 'unsaid', 'run_command', 'curl_lines', 'serve_command', 'bars', 'prefetch_command',
-           'prefetch_engines', 'doctor_command', 'engines_command', 'parser', 'main']
+           'until_told', 'unsaid', 'run_command', 'curl_lines', 'serve_command', 'http_command', 'bars',
+           'prefetch_command', 'prefetch_engines', 'doctor_command', 'engines_command', 'parser', 'main']
 
 # %% ../nbs/13_cli.ipynb #2059015e
 import argparse, json, logging, math, os, signal, sys, threading, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 import numpy as np, soundfile
@@ -26,7 +26,7 @@ from .client import (
     Client, batch_audio, cancelled_if_left, clean_key, in_order, job_failed, joined, output, pieces)
 from .codec.choice import load_linacodec
 from .codec.protocol import CodecUnavailable
-from .config import get_config, printable_output, settings_table
+from .config import Config, get_config, printable_output, settings_table
 from .contract import (
     FORMATS, STREAMED_FORMATS, TOKENS, Request, request_flags, request_schema, schema, wire_size)
 from .deploy.command import deploy_command, deploy_options
@@ -304,6 +304,16 @@ def serve_command(
     said = f"serving at {local.endpoint_url}, Ctrl-C ends it\n\n{lines}"
     local.serve_forever(ready=lambda: print(said, flush=True))
 
+def http_command(
+    args:argparse.Namespace, # of `parser`
+) -> None: # until interrupted
+    "What `linacodec-tier3 http` does."
+    from linacodec_tier3.server import http_lines, serve_here
+    cfg = replace(get_config(), port=args.port)
+    url = f"http://127.0.0.1:{args.port}"
+    said = f"serving at {url}, Ctrl-C ends it\n\n{http_lines(url, cfg.api_key)}"
+    serve_here(cfg, lambda state, server: print(said, flush=True))
+
 # %% ../nbs/13_cli.ipynb #28dfa7ca
 @contextmanager
 def bars() -> Iterator[Callable]: # called with what is fetched, bytes there are, bytes there will be
@@ -395,6 +405,8 @@ def _serve_options(p):
     p.add_argument("--api-key", help="what clients must send as bearer token")
 
 # %% ../nbs/13_cli.ipynb #04130251
+def _http_options(p): p.add_argument("--port", type=int, default=Config.port)
+
 def _engines_options(p):
     p.add_argument("--service", help="one engine only; default: all, installed or not")
     p.add_argument("--check", action="store_true", help="load it and try it out")
@@ -424,8 +436,8 @@ def parser(
     as_json = lambda what: json.dumps(what, indent=2)
     command("run", run_command, "speak a text through an endpoint and keep what comes",
             lambda p: _request_options(p, request), _run_options)
-    command("serve", serve_command, "keep a local endpoint up, with the real worker behind it",
-            _serve_options)
+    command("serve", serve_command, "keep a local endpoint up, the real worker behind it", _serve_options)
+    command("http", http_command, "answer HTTP: JSON lines, OpenAI's speech API, a page", _http_options)
     command("prefetch", prefetch_command, "fetch weights: the codec's, or engines'", _prefetch_options)
     command("doctor", doctor_command, "say what there is of engines, weights and devices, and what to do",
             _weights_options)

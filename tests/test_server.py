@@ -1,6 +1,7 @@
 "The worker over HTTP: the same answers as through a queue, also to OpenAI's own client; no loss at its end."
 import base64, io, json, os, signal, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import av
 import openai
@@ -11,6 +12,7 @@ from linacodec_tier3.client import Client, batch, in_order, poll
 from linacodec_tier3.contract import FORMATS, STREAMED_FORMATS, check_message
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from linacodec_tier3.openai.encoders import STREAM_FORMATS
+from linacodec_tier3.server import http_lines
 from support_server import free_port, pinged, serving
 
 LINE = ("The harbour lay still. Eleven boats rocked on their ropes, and nobody spoke. "
@@ -177,3 +179,22 @@ def test_a_server_that_cannot_load_ends_with_one_line():
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "linacodec-tier3 cannot serve: `service` is 'nobody'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_command_prints_works(tmp_path):
+    port = free_port()
+    command = [Path(sys.executable).with_name("linacodec-tier3"), "http", "--port", str(port)]
+    env = os.environ | dict(API_KEY="a key", CODEC="nano")
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            until(lambda: pinged(f"http://127.0.0.1:{port}") == 200, 120)
+            lines = http_lines(f"http://127.0.0.1:{port}", "a key")
+            shell = ["bash", "-e", "-c", lines]
+            done = subprocess.run(shell, env=env, cwd=tmp_path, capture_output=True, text=True)
+            process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate(timeout=30)
+        finally: process.kill()
+    assert lines in printed and "a key" not in printed
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["streaming", "complete"]
+    assert (tmp_path / "hello.ogg").read_bytes()[:4] == b"OggS"
+    assert 0.4 < seconds_of((tmp_path / "hello.mp3").read_bytes(), "mp3") < 3

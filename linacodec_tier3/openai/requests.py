@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPENAI_MODELS', 'OPENAI_VOICES', 'OpenAIError', 'SpeechRequest', 'read_speech_request', 'service_of', 'voice_table',
-           'voice_of', 'as_input', 'models_list', 'voices_list']
+           'named_voice', 'as_input', 'models_list', 'voices_list']
 
 # %% ../../nbs/openai/01_requests.ipynb #a5618c61
 from collections.abc import Mapping
@@ -91,7 +91,7 @@ def voice_table(
         raise ValueError("expected NAME=VOICE with commas between them, as in alloy=heart,nova=bella")
     return {name.strip(): voice.strip() for name, _, voice in pairs}
 
-def voice_of(
+def named_voice(
     name:str, # as in a request
     service:str, # an engine's name
     table:Mapping, # the deployer's: name -> voice
@@ -114,7 +114,7 @@ def as_input(
     options = {o.name for o in engine_class(service).options}
     told = {"instructions": asked.instructions} if asked.instructions and "instructions" in options else {}
     more = {key: value for key in ("seed", "language") if (value := getattr(asked, key)) is not None}
-    voice = voice_of(name, service, table, cfg)
+    voice = named_voice(name, service, table, cfg)
     return dict(text=asked.input, service=service, voice=voice, speed=asked.speed, stream=True,
                 output_format="pcm_24", parameters=told | asked.parameters, **more)
 

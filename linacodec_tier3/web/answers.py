@@ -23,7 +23,7 @@ from ..handler import failed, served
 from ..openai.answers import as_sse, speech_bytes, speech_events
 from ..openai.encoders import STREAM_FORMATS
 from ..openai.requests import OpenAIError
-from .line import Busy, Closed, Line
+from .line import Busy, Closed, RequestLine
 
 # %% ../../nbs/web/01_answers.ipynb #1849ee8c
 STATUS = ((Busy, 429), (Closed, 503), (CodecUnavailable, 503), (ResultTooLarge, 413), (RequestError, 400))
@@ -101,7 +101,7 @@ class ServerState:
     def __init__(self,
         cfg:Config, # settings
     ):
-        self.cfg, self.line, self.loaded = cfg, Line(cfg.concurrency, cfg.http_line), asyncio.Event()
+        self.cfg, self.line, self.loaded = cfg, RequestLine(cfg.concurrency, cfg.http_line), asyncio.Event()
         self.first_sound_s = deque(maxlen=200)  # of the last answers
 
 class Answer(Response):
