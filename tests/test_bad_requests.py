@@ -41,7 +41,7 @@ WRONG = [ # (input, what the error names, a piece of what it says is allowed)
     (GOOD | dict(voice="plain", speaker_voice="me.wav"), "speaker_voice", "give one"),
     (GOOD | dict(speaker_name="plain", speaker_voice="me.wav"), "speaker_name", "give one"),
     (GOOD | dict(speaker_name=5), "voice", "a name"),
-    *each("service", "witness", "xtts", "", "Witness", "os.system", "\ud800", "s" * 100_000),
+    *each("service", "witness", "xttz", "", "Witness", "os.system", "\ud800", "s" * 100_000),
     *each("service", "a name", None, 7, ["witness"], {}),
     *each("stream", "true, false", "yes", "1", "", 1, 0, None, [], "truefalse", NAN),
     *each("output_format", "pcm_24", "pcm_48", "PCM_24", "", None, 24, ["pcm_24"], "mp3 "),

