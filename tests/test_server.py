@@ -154,7 +154,7 @@ def test_sigterm_lets_a_job_finish_and_turns_others_away():
 
 def test_after_its_grace_a_job_is_told_why_it_ends():
     with serving(SHUTDOWN_GRACE_S="0.5", CODEC="none") as (process, url):
-        long = dict(text=LINE * 1500, stream=True, output_format="pcm_24")
+        long = dict(text=LINE * 1500, stream=True, output_format="ogg_opus")
         with requests.post(f"{url}/speak", json=long, stream=True, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
