@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'BY_TYPE', 'HTTP_LINES', 'body_of', 'input_in', 'answer_form', 'KeyGuard', 'ping_status',
-           'server_health', 'add_routes', 'add_openai_routes', 'make_app', 'DrainThenExit', 'load_behind', 'run_server',
-           'in_thread', 'unfit', 'serve_here', 'main', 'http_lines']
+           'server_health', 'add_routes', 'add_openai_routes', 'make_app', 'DrainThenExit', 'load_behind', 'listening',
+           'uvicorn_server', 'pinged_at', 'run_server', 'in_thread', 'unfit', 'serve_here', 'main', 'http_lines']
 
 # %% ../nbs/10_server.ipynb #12a93a27
 import asyncio, hmac, json, os, signal, socket, sys, threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from statistics import median
 from typing import Any
@@ -215,21 +215,52 @@ def load_behind(
         else: loop.call_soon_threadsafe(state.loaded.set)
     kept_threads.run("load", work)
 
+# %% ../nbs/10_server.ipynb #afe40cbe
+def listening(
+    port:int, # 0: any that is free
+    name:str="PORT", # the setting that says so
+) -> socket.socket: # raises `ConfigError`
+    "A socket at which all addresses of this machine listen."
+    try: return socket.create_server(("0.0.0.0", port))
+    except OSError as e: raise ConfigError(f"{name}={port}: {os.strerror(e.errno)}; choose another one") from None
+
+def uvicorn_server(
+    app:Callable, # ASGI
+) -> uvicorn.Server: # to be served
+    "A server that leaves signals and logs to this package."
+    quiet = dict(log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75)
+    return _Uvicorn(uvicorn.Config(app, **quiet))
+
+@asynccontextmanager
+async def pinged_at(
+    state:ServerState, # of the server
+    sock:socket.socket|None, # that listens; None: nowhere but at the server's own
+) -> AsyncIterator[None]: # as long as the block lasts
+    "Answer the question for health at a port of its own, which load balancers may ask for."
+    async def app(scope, receive, send): await Response(status_code=ping_status(state))(scope, receive, send)
+    server = uvicorn_server(app)
+    serving = asyncio.create_task(server.serve([sock])) if sock else None
+    try: yield
+    finally:
+        server.should_exit = True
+        if serving: await serving
+
+# %% ../nbs/10_server.ipynb #1b52ae7e
 async def run_server(
     cfg:Config, # settings
     sock:socket.socket|None=None, # that listens already; None: at PORT
     ready:Callable=lambda state, server: None, # called when it listens
-) -> str: # why it ended; "" when it was told to. Raises `ConfigError`, `OSError`
+) -> str: # why it ended; "" when it was told to. Raises `ConfigError`
     "Serve until SIGTERM comes."
-    state, why = ServerState(cfg), []
-    quiet = dict(log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75)
-    server = _Uvicorn(uvicorn.Config(make_app(state), host="0.0.0.0", port=cfg.port, **quiet))
+    state, why, aside = ServerState(cfg), [], cfg.port_health not in (0, cfg.port)
+    server, sock = uvicorn_server(make_app(state)), sock or listening(cfg.port)
+    beside = listening(cfg.port_health, "PORT_HEALTH") if aside else None
     def fail(line): why.append(line); server.should_exit = True
     load_behind(state, fail)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, DrainThenExit(state, server))
     ready(state, server)
-    await server.serve([sock] if sock else None)
+    async with pinged_at(state, beside): await server.serve([sock])
     return "".join(why[:1])
 
 # %% ../nbs/10_server.ipynb #63c9fb89
