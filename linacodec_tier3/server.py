@@ -222,7 +222,8 @@ def listening(
 ) -> socket.socket: # raises `ConfigError`
     "A socket at which all addresses of this machine listen."
     try: return socket.create_server(("0.0.0.0", port))
-    except OSError as e: raise ConfigError(f"{name}={port}: {os.strerror(e.errno)}; choose another one") from None
+    except OSError as e: why = os.strerror(e.errno)
+    raise ConfigError(f"{name}={port}: {why}; choose another one")
 
 def uvicorn_server(
     app:Callable, # ASGI
