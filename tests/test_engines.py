@@ -13,7 +13,9 @@ GOOD, BAD = "Good morning.", f"{PARAGRAPH}\n\nHere comes the trouble.\n\n{PARAGR
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):
     env = dict(JOB_TIMEOUT_S=str(TIMEOUT_S), CONCURRENCY="2")
-    with LocalEndpoint(env=install_engine(tmp_path_factory.mktemp("site")) | env) as running: yield running
+    with LocalEndpoint(env=install_engine(tmp_path_factory.mktemp("site")) | env) as running:
+        wait_until(lambda: answered(running, action="voices").output)  # imports every engine, torch with some
+        yield running
 
 
 def ask(endpoint, text, trouble="none", **more):
