@@ -194,7 +194,7 @@ class DrainThenExit(StopAfterGrace):
         self.state, self.server = state, server
 
     def __call__(self, number, frame):
-        self.state.line.why = "this worker is ending; ask again for another one"
+        self.state.line.close("this worker is ending; ask again for another one")
         super().__call__(number, frame)
 
     def end_when_done(self) -> None: # asked again until it is so

@@ -1,6 +1,7 @@
 "The worker over HTTP: the same answers as through a queue, also to OpenAI's own client; no loss at its end."
 import base64, io, json, os, signal, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -31,6 +32,15 @@ def lines_of(url, **given):
     answer = requests.post(f"{url}/speak", json=given, timeout=60)
     assert answer.status_code == 200, answer.text
     return [json.loads(line) for line in answer.text.splitlines()]
+
+
+@contextmanager
+def speaking(url, text, format): # the lines of a stream that has begun
+    given = dict(text=text, stream=True, output_format=format)
+    with requests.post(f"{url}/speak", json=given, stream=True, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        yield lines
 
 
 def lasting(message): return {k: v for k, v in message.items() if k not in CHANGES}
@@ -139,10 +149,7 @@ def test_a_client_that_goes_away_leaves_nothing(server):
 
 def test_sigterm_lets_a_job_finish_and_turns_others_away():
     with serving(SHUTDOWN_GRACE_S="60", CODEC="none") as (process, url):
-        long = dict(text=LINE * 15, stream=True, output_format="pcm_24")
-        with requests.post(f"{url}/speak", json=long, stream=True, timeout=60) as answer:
-            lines = answer.iter_lines()
-            next(lines)
+        with speaking(url, LINE * 15, "pcm_24") as lines:
             process.send_signal(signal.SIGTERM)
             until(lambda: pinged(url) == 503)
             refused = requests.post(f"{url}/speak", json=dict(text="Hi."), timeout=30)
@@ -154,10 +161,7 @@ def test_sigterm_lets_a_job_finish_and_turns_others_away():
 
 def test_after_its_grace_a_job_is_told_why_it_ends():
     with serving(SHUTDOWN_GRACE_S="0.5", CODEC="none") as (process, url):
-        long = dict(text=LINE * 1500, stream=True, output_format="ogg_opus")
-        with requests.post(f"{url}/speak", json=long, stream=True, timeout=60) as answer:
-            lines = answer.iter_lines()
-            next(lines)
+        with speaking(url, LINE * 1500, "ogg_opus") as lines:
             process.send_signal(signal.SIGTERM)
             *_, last = lines
         assert "the worker was told to shut down (SIGTERM)" in json.loads(last)["error"]

@@ -150,6 +150,10 @@ def default_options(
     "What an engine's options are when nobody names any."
     return {o.name: o.default for o in engine.options}
 
+def _asked(call, engine, what, voice, seed, speed, options, news): # told what of the news it wants
+    if options is None: options = default_options(engine)
+    return call(what, prepared(engine, voice), seed, speed, options, **told(call, **news))
+
 # %% ../../nbs/engines/02_calls.ipynb #df6e875f
 def call_engine(
     engine:Engine, # loaded, and at nobody else's work: see `tts.turn`
@@ -162,10 +166,9 @@ def call_engine(
     should_stop:Callable[[],bool]=never, # asked between steps by engines that can
 ) -> np.ndarray: # mono float32, shape (n,), at `engine.rate`; raises `EngineError` and what the engine raises
     "Have an engine speak one chunk."
-    if options is None: options = default_options(engine)
     most_s = longest_s(engine, text, speed)
-    news = told(engine.synthesise, should_stop=should_stop, language=language, longest_s=most_s)
-    sound = engine.synthesise(text, prepared(engine, voice), seed, speed, options, **news)
+    news = dict(should_stop=should_stop, language=language, longest_s=most_s)
+    sound = _asked(engine.synthesise, engine, text, voice, seed, speed, options, news)
     return check_length(as_audio(sound, engine.name), engine, text, most_s)
 
 # %% ../../nbs/engines/02_calls.ipynb #6a074e87
@@ -180,10 +183,9 @@ def call_in_pieces(
     should_stop:Callable[[],bool]=never, # asked between steps by engines that can
 ) -> Iterator[np.ndarray]: # mono float32, at `engine.rate`; raises as `call_engine`
     "Have an engine speak one chunk, and give its sound on as it comes."
-    if options is None: options = default_options(engine)
     most_s, made_s = longest_s(engine, text, speed), 0.
-    news = told(engine.synthesise_stream, should_stop=should_stop, language=language, longest_s=most_s)
-    pieces = iter(engine.synthesise_stream(text, prepared(engine, voice), seed, speed, options, **news))
+    news = dict(should_stop=should_stop, language=language, longest_s=most_s)
+    pieces = iter(_asked(engine.synthesise_stream, engine, text, voice, seed, speed, options, news))
     try:
         for sound in pieces:
             piece = as_audio(sound, engine.name)
@@ -205,10 +207,9 @@ def call_many(
     should_stop:Callable[[],bool]=never, # asked between steps by engines that can
 ) -> list[np.ndarray]: # of each chunk what `call_engine` gives; raises as that does
     "Have an engine speak several chunks at once."
-    if options is None: options = default_options(engine)
     most_s = [longest_s(engine, text, speed) for text in texts]
-    news = told(engine.synthesise_many, should_stop=should_stop, language=language, longest_s=max(most_s))
-    sounds = engine.synthesise_many(list(texts), prepared(engine, voice), seed, speed, options, **news)
+    news = dict(should_stop=should_stop, language=language, longest_s=max(most_s))
+    sounds = _asked(engine.synthesise_many, engine, list(texts), voice, seed, speed, options, news)
     if len(sounds) != len(texts):
         raise EngineError(f"engine {engine.name!r} made {len(sounds)} sounds of {len(texts)} chunks")
     return [check_length(as_audio(sound, engine.name), engine, text, most)

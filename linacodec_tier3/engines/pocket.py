@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPEN', 'GATED', 'POCKET_LANGUAGES', 'WEIGHTS', 'READS', 'POCKET', 'CLONING', 'DRAWN_BY', 'NO_COPY',
-           'COPIED_AT_MOST_S', 'STATES_KEPT', 'MODELS_KEPT', 'SILENCE', 'pocket_languages', 'pocket_voices',
-           'undisturbed', 'configuration', 'opened_pocket', 'OwnNoise', 'Dice', 'CopiedVoice', 'PocketModel',
-           'in_store', 'PocketVoices', 'PocketEngine']
+           'COPIED_AT_MOST_S', 'STATES_KEPT', 'MODELS_KEPT', 'pocket_languages', 'pocket_voices', 'undisturbed',
+           'configuration', 'opened_pocket', 'OwnNoise', 'Dice', 'CopiedVoice', 'PocketModel', 'in_store',
+           'PocketVoices', 'PocketEngine']
 
 # %% ../../nbs/engines/17_pocket.ipynb #15a45b52
 import logging, os, tempfile, threading
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch, yaml
 from torch.overrides import TorchFunctionMode
+from ..audio import NOTHING
 from ..config import Config, get_config
 from .calls import never
 from ..tts import EngineError, Option
@@ -176,7 +177,6 @@ def in_store(
 
 # %% ../../nbs/engines/17_pocket.ipynb #5e4d3a6a
 STATES_KEPT, MODELS_KEPT = 8, 2  # of voices of its own, and of languages
-SILENCE = np.zeros(0, np.float32)
 
 class PocketVoices:
     "What `PocketEngine` has, apart from speaking."
@@ -217,7 +217,7 @@ class PocketEngine(PocketVoices):
 
     def synthesise(self, *what, should_stop=never, language=""):
         told = dict(should_stop=should_stop, language=language)
-        return np.concatenate([SILENCE, *self.synthesise_stream(*what, **told)])
+        return np.concatenate([NOTHING, *self.synthesise_stream(*what, **told)])
 
     def synthesise_stream(self, chunk, voice, seed, speed, options, should_stop=never, language=""):
         if not any(map(str.isalnum, chunk)): return
