@@ -242,8 +242,8 @@ def wrong_type(
     if kind == "LOAD_BALANCER" and mode != "http" and "args" not in body:
         yield "type LOAD_BALANCER: the image waits for a queue: nobody answers; add MODE=http to env"
     if kind == "LOAD_BALANCER" and env.get("API_KEY"):
-        yield ("env.API_KEY: clients of a load-balancing endpoint send RunPod's key in the same header, which "
-               "the worker would refuse; leave API_KEY out")
+        yield ("env.API_KEY: clients of a load-balancing endpoint send RunPod's key in the same header, and "
+               "the worker would refuse it; leave API_KEY out")
     if kind == "QUEUE" and mode == "http":
         yield "type QUEUE: with MODE=http nobody takes its jobs; leave MODE out, or make it a LOAD_BALANCER"
 
