@@ -36,6 +36,7 @@ from .start.ready import get_ready
 from .tts import EngineError, said
 from .web.answers import (EVENTS, LINES, MEDIA_TYPES, OBJECT, Answer, AnswerForm,
                                           ServerState, openai_form, sound_form)
+from .web.metrics import add_metrics
 
 # %% ../nbs/10_server.ipynb #38154cac
 MOST_BYTES = 30_000_000  # of a request: what RunPod's load balancer lets through
@@ -197,6 +198,7 @@ def make_app(
     app.add_middleware(KeyGuard, key=state.cfg.api_key, open_paths=(state.cfg.health_check_path, "GET /"))
     if origins := [o.strip() for o in state.cfg.cors_origins.split(",") if o.strip()]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    add_metrics(app, state)
     return app
 
 # %% ../nbs/10_server.ipynb #c824aecc
