@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 import numpy as np
-from ..audio import fade, loud_frames
+from ..audio import NOTHING, fade, loud_frames
 from ..chunker import iter_chunks
 from ..config import Config, get_config, resolve_device
 from ..tts import EngineError, Option
@@ -303,7 +303,7 @@ def frames_as_wave(
     text:str, # of which they were made
 ) -> np.ndarray: # mono float32, shape (n,), at 44.1 kHz
     "What frames sound like, decoded."
-    if not frames.shape[1]: return np.zeros(0, np.float32)
+    if not frames.shape[1]: return NOTHING
     wave = echo_package().ae_decode(parts.codec, parts.pca, frames)
     return without_noise_after(wave[0, 0].float().cpu().numpy(), text)
 
@@ -385,7 +385,7 @@ class EchoEngine:
         return frames_as_wave(self._parts, frames, text)
 
     def synthesise(self, chunk, voice, seed, speed, options, should_stop=never):
-        options, said = ECHO_DEFAULTS | options, [np.zeros(0, np.float32)]
+        options, said = ECHO_DEFAULTS | options, [NOTHING]
         try: said += [self._say(text, voice, seed, options, should_stop) for text in prompts_of(chunk)]
         except EchoStopped: pass
         return np.concatenate(said)
