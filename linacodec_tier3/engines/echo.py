@@ -27,7 +27,7 @@ from ..config import Config, get_config, resolve_device
 from ..tts import EngineError, Option
 from ..weights.files import WeightsError
 from ..weights.models import ModelFiles, model_files
-from .calls import Recording, never
+from .calls import Recording, kept_in, never
 from .torchaudio import import_torchaudio
 
 # %% ../../nbs/engines/12_echo.ipynb #2c616594
@@ -332,10 +332,8 @@ def kept_speaker(
     should_stop:Callable[[],bool]=never, # asked before each step
 ) -> EchoSpeaker: # raises as `imagined_speaker`
     "A voice that the model has made up before, or makes up now."
-    if voice_seed not in kept: kept[voice_seed] = imagined_speaker(parts, voice_seed, should_stop)
-    kept.move_to_end(voice_seed)
-    while len(kept) > IMAGINED_KEPT: kept.popitem(last=False)
-    return kept[voice_seed]
+    make = lambda: imagined_speaker(parts, voice_seed, should_stop)
+    return kept_in(kept, voice_seed, make, IMAGINED_KEPT)
 
 # %% ../../nbs/engines/12_echo.ipynb #22a08e2d
 COMPILED_IN = "TORCHINDUCTOR_CACHE_DIR"
