@@ -100,9 +100,9 @@ class Dice:
     "The random numbers of one call, whoever else draws some meanwhile."
     def __init__(self,
         step, # a function that draws them
-    ): self.step = step
+    ): self.step, self.drawn = step, Drawn(0)
 
-    def throw(self, seed): self.drawn = Drawn(seed) # before each call
+    def throw(self, seed): self.drawn = Drawn(seed) # before the call begins
     def __call__(self, *what, **how):
         with self.drawn: return self.step(*what, **how)
 
