@@ -308,10 +308,10 @@ def http_command(
     args:argparse.Namespace, # of `parser`
 ) -> None: # until interrupted
     "What `linacodec-tier3 http` does."
-    from linacodec_tier3.server import http_lines, serve_here
-    cfg = replace(get_config(), port=args.port)
-    url = f"http://127.0.0.1:{args.port}"
-    said = f"serving at {url}, Ctrl-C ends it\n\n{http_lines(url, cfg.api_key)}"
+    from linacodec_tier3.server import from_outside, http_lines, serve_here
+    cfg = replace(get_config(), port=args.port or get_config().port)
+    url = f"http://127.0.0.1:{cfg.port}"
+    said = f"serving at {url}, Ctrl-C ends it{from_outside(cfg.port)}\n\n{http_lines(url, cfg.api_key)}"
     serve_here(cfg, lambda state, server: print(said, flush=True))
 
 # %% ../nbs/13_cli.ipynb #28dfa7ca
@@ -405,7 +405,7 @@ def _serve_options(p):
     p.add_argument("--api-key", help="what clients must send as bearer token")
 
 # %% ../nbs/13_cli.ipynb #04130251
-def _http_options(p): p.add_argument("--port", type=int, default=Config.port)
+def _http_options(p): p.add_argument("--port", type=int, help=f"default: PORT, or {Config.port}")
 
 def _engines_options(p):
     p.add_argument("--service", help="one engine only; default: all, installed or not")

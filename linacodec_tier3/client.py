@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np, requests
 from fastcore.basics import patch_to
 from urllib3.exceptions import NewConnectionError
-from .audio import FILES, PCM, decode_file, from_base64, from_pcm, of_length
+from .audio import FILES, NOTHING, PCM, decode_file, from_base64, from_pcm, of_length
 from .weights.store import NANO
 from .contract import FINAL_STATES, TOKENS, Numbering, payload, unpack_tokens
 
@@ -138,7 +138,7 @@ def joined(
 ) -> tuple[np.ndarray, int]: # mono float32, shape (n,), and its rate in Hz
     "A stream's audio in one array."
     pieces = list(pieces)
-    if not pieces: return np.zeros(0, np.float32), 24_000
+    if not pieces: return NOTHING, 24_000
     return np.concatenate([p.audio for p in pieces]), pieces[0].rate
 
 def batch_audio(

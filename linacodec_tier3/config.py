@@ -301,6 +301,9 @@ class Config:
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
     bucket_name:str = setting("", str, "its bucket; as in RunPod's SDK the month, `MM-YY`, when unset")
+    mode:str = setting("queue", one_of("queue", "http"),
+        "whom the image's worker serves: RunPod's `queue`, or whoever asks by `http`, on a load-balancing "
+        "endpoint or a pod")
     port:int = setting(8000, number(1, 65535), "where the HTTP server listens")
     port_health:int = setting(0, number(0, 65535),
         "where the HTTP server is asked for its health, if not at PORT; 0: there")
