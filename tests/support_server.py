@@ -40,6 +40,22 @@ def store(path, what, found): # among the other measurements of HTTP
     path.write_text(json.dumps(kept | {what: found}, indent=1) + "\n")
 
 
+def by_http(url, given): # ms until the first line of a stream has arrived, and what the worker says of itself
+    "One request on a connection of its own, read byte by byte as it comes."
+    body, host = json.dumps(given).encode(), url.removeprefix("http://")
+    head = f"POST /speak HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    name, port = host.split(":")
+    start, first, came = time.monotonic(), None, bytearray()
+    with socket.create_connection((name, int(port)), 60) as s:
+        s.sendall(head.encode() + body)
+        while piece := s.recv(1 << 18):
+            came += piece
+            if not first and b"}\n" in came: first = time.monotonic()
+    assert came.startswith(b"HTTP/1.1 200"), came[:300]
+    [last] = [json.loads(line) for line in came.split(b"\n") if line.startswith(b'{"status": "complete"')]
+    return dict(client_ms=1e3 * (first - start), own_ms=last["timing"]["first_partial"])
+
+
 def pinged(url):
     try: return requests.get(f"{url}/ping", timeout=5).status_code
     except requests.ConnectionError: return None
