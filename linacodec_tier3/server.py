@@ -40,6 +40,7 @@ from .web.bodies import body_of, discard, turned_down
 from .web.connections import files_for, watching
 from .web.answers import (EVENTS, LINES, MEDIA_TYPES, OBJECT, Answer, AnswerForm,
                                           ServerState, openai_form, sound_form)
+from .web.metrics import add_metrics
 
 # %% ../nbs/10_server.ipynb #38154cac
 def input_in(
@@ -216,7 +217,8 @@ def add_errors(
     for kind in (HTTPException, Exception): app.exception_handler(kind)(told)
 
 # %% ../nbs/10_server.ipynb #7fa56bba
-TAKEN = ("/health", "/voices", "/speak", "/docs", "/openapi.json")  # paths at which no load balancer may ask
+# paths at which no load balancer may ask
+TAKEN = ("/health", "/voices", "/speak", "/metrics", "/docs", "/openapi.json")
 
 def make_app(
     state:ServerState, # of the server
@@ -235,6 +237,7 @@ def make_app(
     if origins := [o for o in state.cfg.cors_origins.split(",") if o]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"],
                            expose_headers=["retry-after", "x-job-id", "x-speed"])
+    add_metrics(app, state)
     app.add_middleware(PlainPaths)
     return app
 
