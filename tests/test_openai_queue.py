@@ -7,10 +7,11 @@ import openai
 import pytest
 import requests
 
-from linacodec_tier3.config import PARTIAL_LIMIT
+from linacodec_tier3.config import PARTIAL_LIMIT, read_config
 from linacodec_tier3.contract import FINAL_STATES
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from linacodec_tier3.openai.encoders import STREAM_FORMATS
+from linacodec_tier3.server import in_thread
 
 LINE = ("The harbour lay still. Eleven boats rocked on their ropes, and nobody spoke. "
         "Far out, a lamp was lit. ")
@@ -91,6 +92,13 @@ def test_a_stream_of_events_holds_the_file_that_comes_whole(client, at_once):
         assert file.response.headers["content-type"] == STREAM_FORMATS[format].media_type
         assert file_in(deltas) == file.content and len(deltas) > 2
         assert done["type"] == "speech.audio.done" and done["usage"]["input_tokens"] == len(TEXT)
+
+
+def test_the_queue_and_the_server_give_the_same_file(client):
+    cfg = read_config({"CODEC": "none", "EXPECTED_RTF": os.environ["EXPECTED_RTF"]})
+    with in_thread(cfg) as url: # it waits until it is ready
+        direct = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+        assert whole(direct).content == whole(client).content
 
 
 def test_each_partial_is_one_event_under_the_limit(endpoint):
