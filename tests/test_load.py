@@ -16,7 +16,7 @@ from support_server import serving, store
 RESULT = os.environ.get("HTTP_RESULT")  # where the long run is stored, if anywhere
 SECONDS = float(os.environ.get("LOAD_SECONDS") or 120)  # of each of its two phases
 LISTENERS, AT_WORK, LINE = 32, 8, 8
-SHARE = 0.5  # of what the processors can do, which listeners ask for in the first phase
+SHARE = 0.6  # of what the processors can do, which listeners ask for in the first phase
 FIRST_MS = (0, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # edges of a histogram; the last one is open
 UNDERRUN_MS = (0, 1, 10, 30, 100, 300, 1000)
 PLAN = dict(text=PARAGRAPH, longest=7,  # two words of it to 2 ** `longest`
@@ -87,8 +87,9 @@ def histogram(values, edges): # how many from each edge to the next
     return [sum(low <= v < high for v in values) for low, high in zip(edges, (*edges[1:], float("inf")))]
 
 
-def summary(records, seconds): # of one phase
+def summary(records): # of one phase
     "What listeners heard, in figures."
+    seconds = max(r["at_s"] + r["wall_s"] for r in records) - min(r["at_s"] for r in records)
     whole = [r for r in records if r["end"] == "whole"]
     first = [1e3 * r["first_s"] for r in whole if r["way"] != "whole"]
     dry = [1e3 * r["underrun_s"] for r in whole if r["underrun_s"] is not None]
@@ -105,10 +106,9 @@ def summary(records, seconds): # of one phase
 
 
 def phase(server, **plan): # -> what is stored
-    start = time.monotonic()
     with Watch(*server) as watch: records = listen(server[1], **plan)
     rate = dict(asked_a_second=round(plan["rate"], 2)) if plan.get("rate") else {}
-    return rate | summary(records, time.monotonic() - start) | watch.told()
+    return rate | summary(records) | watch.told()
 
 
 def all_whole(found): # whoever was admitted and stayed
@@ -174,8 +174,9 @@ def judge(found):
     assert beyond["ends"]["refused"] > carried["ends"].get("refused", 0), (carried["ends"], beyond["ends"])
     assert beyond["came_again"]
     assert beyond["most"]["at_work"] <= found["at_work"] and beyond["most"]["waiting"] <= found["line"]
-    assert rest["after"]["mb"] < GROWTH * rest["between"]["mb"] and rest["after"]["files"] < 100, rest
-    assert carried["memory_mb"][-1] < GROWTH * carried["memory_mb"][1], carried["memory_mb"]
+    for phase in (carried, beyond):  # the first third finds lengths, and as much at once, that are new
+        assert phase["memory_mb"][-1] < GROWTH * phase["memory_mb"][3], phase["memory_mb"]
+    assert rest["after"]["files"] <= rest["before"]["files"] + 8, rest  # connections that are kept
 
 
 @pytest.mark.slow
@@ -191,9 +192,9 @@ def test_six_hundred_answers_leave_memory_where_it_was():
 def test_what_more_places_bring():
     found = {}
     for places in (1, 2, 4, 8, 16):
-        with serving(CONCURRENCY=str(places)) as server:
-            listen(server[1], seconds=SECONDS / 40, clients=places)
-            found[places] = phase(server, seconds=SECONDS / 15, clients=places, slow=0, leave=0, seed=6)
+        with serving(CONCURRENCY=str(places), HTTP_LINE=str(LISTENERS)) as server:
+            listen(server[1], seconds=SECONDS / 40, clients=AT_WORK)
+            found[places] = phase(server, seconds=SECONDS / 15, clients=AT_WORK, slow=0, leave=0, seed=6)
             all_whole(found[places])
     keep = ("seconds", "ends", "sound_s", "first_ms", "underrun_ms", "memory_mb")
     if RESULT: store(RESULT, "places", {n: {k: of[k] for k in keep} for n, of in found.items()})
