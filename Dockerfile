@@ -105,11 +105,12 @@ COPY --from=requirements /build/constraints.txt /build/notebook.txt /opt/linacod
 RUN python -m pip install --no-cache-dir -c /opt/linacodec-tier3/constraints.txt -r /opt/linacodec-tier3/notebook.txt
 COPY --from=weights /opt/weights /opt/weights
 COPY .ci/image/jupyter_lab_config.py /opt/venv/etc/jupyter/
-COPY .ci/image/pre_start.sh /pre_start.sh
+COPY .ci/image/pre_start.sh .ci/image/post_start.sh /
 COPY .ci/image/copy_notebooks.py /opt/linacodec-tier3/
 COPY nbs /opt/linacodec-tier3/notebooks
 COPY --from=whole-package /opt/app /opt/app
-EXPOSE 8888
+# With MODE=http and API_KEY the HTTP server stands beside JupyterLab, at 8000.
+EXPOSE 8000 8888
 # NVIDIA's entrypoint, which the base inherits, ends the container where a driver is older than its CUDA.
 ENTRYPOINT ["/start.sh"]
 
@@ -136,9 +137,12 @@ COPY --from=slim /opt/venv /opt/venv
 COPY --from=weights /opt/weights /opt/weights
 COPY .ci/image/as_worker.sh /usr/local/bin/as_worker
 COPY --from=worker-package /opt/app /opt/app
+# Where the HTTP server listens, unless PORT says otherwise.
+EXPOSE 8000
 # RunPod does not ask; `docker ps` and whatever else watches containers does. A cold start may take minutes.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10m --retries=3 \
     CMD ["python", "-m", "linacodec_tier3.heartbeat"]
-# As the user `worker`, unless only root may write to the volume.
+# As the user `worker`, unless only root may write to the volume. MODE=queue, the default, takes jobs from RunPod's
+# queue; MODE=http answers requests itself, on a load-balancing endpoint or a pod.
 ENTRYPOINT ["/bin/sh", "/usr/local/bin/as_worker"]
-CMD ["python", "-u", "-m", "linacodec_tier3.handler"]
+CMD ["python", "-u", "-m", "linacodec_tier3.worker"]

@@ -29,7 +29,7 @@ GROUPS = (
         "engines/*.ipynb", "speech/*.ipynb", "weights/*.ipynb")),
     ("The worker, request to answer", (
         "contract/*.ipynb", "06_*.ipynb", "07_*.ipynb", "08_*.ipynb", "start/*.ipynb", "09_*.ipynb",
-        "openai/*.ipynb", "web/*.ipynb", "10_*.ipynb")),
+        "openai/*.ipynb", "web/*.ipynb", "10_*.ipynb", "11_worker.ipynb")),
     ("Beside the worker", ("local/*.ipynb", "1?_*.ipynb", "explore/*.ipynb")),
     ("Endpoints on RunPod", ("deploy/*.ipynb",)),
     ("The codec", ("codec/*.ipynb",)),

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['PARTIAL_LIMIT', 'RESULT_LIMIT', 'SYNC_RESULT_LIMIT', 'HOST', 'DTYPES', 'MEMORY', 'CACHED', 'DISCREET', 'ConfigError',
            'some_of', 'web_address', 'secret', 'Number', 'number', 'OneOf', 'one_of', 'service_names', 'home', 'path',
-           'host_name', 'host_names', 'setting', 'cache_folder', 'encoding_dtype', 'Config', 'read_config',
-           'settings_table', 'export_allocator', 'bound_memory', 'export_caches', 'printable_output', 'get_config',
-           'nvidia_driver', 'unusable_gpu', 'resolve_device']
+           'host_name', 'host_names', 'web_origins', 'url_path', 'setting', 'cache_folder', 'encoding_dtype', 'Config',
+           'read_config', 'settings_table', 'export_allocator', 'bound_memory', 'export_caches', 'printable_output',
+           'get_config', 'nvidia_driver', 'unusable_gpu', 'resolve_device']
 
 # %% ../nbs/01_config.ipynb #0fb221ac
 import ctypes, logging, os, re, sys, tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Callable, Mapping
 from urllib.parse import urlsplit
@@ -51,9 +51,11 @@ def web_address(
 
 def secret(
     text:str, # as it was copied
+    blanks:bool=False, # whether it may hold some
 ) -> str: # the same; raises `ValueError`
     "A parser for a key, which a header must be able to hold."
-    if text.isascii() and text.isprintable() and " " not in text: return text
+    if text.isascii() and text.isprintable() and (blanks or " " not in text): return text
+    if blanks: raise ValueError("expected letters, digits and marks of ASCII, as a header holds no others")
     raise ValueError("expected letters, digits and marks without blanks; copy the key again")
 
 # %% ../nbs/01_config.ipynb #951cd123
@@ -142,6 +144,23 @@ def host_names(
 ) -> str: # each as `host_name` gives it
     "A parser for a list of hosts."
     return ",".join(dict.fromkeys(host_name(part) for part in text.split(",")))
+
+# %% ../nbs/01_config.ipynb #283b51af
+def web_origins(
+    text:str, # with commas between them, or "*"
+) -> str: # each as a browser names it; raises `ValueError`
+    "A parser for web pages that may ask a server."
+    found = [part.strip().rstrip("/").lower() for part in text.split(",")]
+    known = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s@]+")
+    if all(known.fullmatch(origin) for origin in found): return ",".join(found)
+    raise ValueError("expected origins as in https://app.example.com, with commas between them, or *")
+
+def url_path(
+    text:str, # as in "/ping"
+) -> str: # the same; raises `ValueError`
+    "A parser for the path of an address."
+    if re.fullmatch(r"(/[\w.~-]+)+", text, re.ASCII): return text
+    raise ValueError("expected a path as in /ping")
 
 # %% ../nbs/01_config.ipynb #4a9613d7
 def setting(
@@ -282,16 +301,26 @@ class Config:
     bucket_access_key_id:str = setting("", str, "its key's name")
     bucket_secret_access_key:str = setting("", str, "its key", repr=False)
     bucket_name:str = setting("", str, "its bucket; as in RunPod's SDK the month, `MM-YY`, when unset")
+    mode:str = setting("queue", one_of("queue", "http"),
+        "whom the image's worker serves: RunPod's `queue`, or whoever asks by `http`, on a load-balancing "
+        "endpoint or a pod")
     port:int = setting(8000, number(1, 65535), "where the HTTP server listens")
     port_health:int = setting(0, number(0, 65535),
         "where the HTTP server is asked for its health, if not at PORT; 0: there")
-    health_check_path:str = setting("/ping", str, "under which path")
-    api_key:str = setting("", str, "what HTTP clients must send as a bearer token; without it, anybody may "
-        "ask, as behind a load-balancing endpoint, which has the platform's", repr=False)
-    cors_origins:str = setting("", str, "web pages that may ask the HTTP server from a browser: their "
-        "origins with commas between them, or `*`")
+    health_check_path:str = setting("/ping", url_path, "under which path")
+    api_key:str = setting("", partial(secret, blanks=True),
+        "what HTTP clients must send as a bearer token; without it, anybody may ask, as behind a "
+        "load-balancing endpoint, which has the platform's", repr=False)
+    cors_origins:str = setting("", web_origins,
+        "web pages that may ask the HTTP server from a browser: their origins with commas between them, "
+        "or `*`")
     http_line:int = setting(8, number(0, 10_000),
         "HTTP requests that may wait while CONCURRENCY are at work; more are told to come again")
+    voices_by_http:str = setting("key", one_of("key", "on", "off"),
+        "whether HTTP clients may keep and delete recordings in VOICES_DIR: `key`, where API_KEY is set; "
+        "`on`, anybody who may ask, as behind a load-balancing endpoint, which has the platform's key")
+    max_recordings:int = setting(100, number(0, 100_000),
+        "recordings that VOICES_DIR may hold before HTTP clients may keep no more")
     openai_voices:str = setting("", str, "which voices the names of OpenAI's mean, as in "
         "`alloy=heart,nova=bella`; without it, the engine's default one")
 

@@ -1,20 +1,22 @@
 "The two images, as far as that shows without root and without a network; `.ci/image.py` shows the rest."
-import ast, hashlib, importlib.util, json, os, re, shutil, signal, subprocess, sys
+import ast, hashlib, importlib.util, json, os, re, shlex, shutil, signal, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import pytest
 from packaging.utils import canonicalize_name
 
 from linacodec_tier3.codec.seeded import write_seeded
-from linacodec_tier3.config import read_config
+from linacodec_tier3.config import Config, read_config
 from linacodec_tier3.heartbeat import STALE_S
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from linacodec_tier3.weights import store
 from linacodec_tier3.weights.files import HUB_FILES, WAVLM, Expected
 from small_hub import SmallHub, commit_of
 from support import answered, wait_until
+from support_server import free_port, pinged
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / ".ci" / "image"
@@ -255,11 +257,12 @@ def test_weights_in_the_image_are_those_that_it_uses(target):
 
 def test_the_worker_and_the_pod_start_as_runpod_starts_them():
     [command], [entry], [check] = (own("worker", name) for name in ("CMD", "ENTRYPOINT", "HEALTHCHECK"))
-    assert json.loads(command.rest) == ["python", "-u", "-m", "linacodec_tier3.handler"]
+    assert json.loads(command.rest) == ["python", "-u", "-m", "linacodec_tier3.worker"]
     assert json.loads(entry.rest)[-1] == "/usr/local/bin/as_worker"
     assert json.loads(check.rest.removeprefix("CMD "))[1:] == ["-m", "linacodec_tier3.heartbeat"]
     assert [json.loads(l.rest) for l in own("pod", "ENTRYPOINT")] == [["/start.sh"]]
-    assert not own("pod", "CMD") and [l.rest for l in own("pod", "EXPOSE")] == ["8888"]
+    assert not own("pod", "CMD") and [l.rest for l in own("pod", "EXPOSE")] == [f"{Config.port} 8888"]
+    assert [l.rest for l in own("worker", "EXPOSE")] == [str(Config.port)]
 
 
 # The reader
@@ -353,6 +356,18 @@ def test_a_torn_note_does_not_end_the_pod_either_and_nothing_is_lost(hook):
     assert "notebooks could not be copied" in start() and len(list(theirs.rglob("*.ipynb"))) == 2
 
 
+@pytest.mark.parametrize("mode", ["", "queue", "http", "htpp"])
+def test_a_pod_has_the_server_beside_jupyterlab_where_mode_says_so(tmp_path, mode):
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$MODE: $*"\n')
+    (tmp_path / "python").chmod(0o755)
+    env = os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}", MODE=mode)
+    if not mode: del env["MODE"]
+    script = ["bash", "-e", FILES / "post_start.sh"]
+    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (f"{mode}: -u -m linacodec_tier3.worker\n" if mode in ("http", "htpp") else "")
+
+
 def test_jupyterlab_opens_the_explorer():
     class Config:  # as JupyterLab's, as far as it goes
         def __init__(self): self.LabApp = self
@@ -405,22 +420,29 @@ def test_it_makes_the_same_tokens_as_the_worker_of_this_tree():
 
 # The worker's entry point, where the tests run as root
 
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="needs root")
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="needs root")
-def test_the_worker_is_root_only_where_the_volume_asks_for_it(tmp_path):
-    tmp_path.chmod(0o755)
-    for above in tmp_path.parents:
+
+def entered(folder, command, before="", **env): # a command for `subprocess`, and its variables
+    "Through the entry point, in a mount namespace whose /etc/passwd has the user `worker`."
+    folder.chmod(0o755)
+    for above in folder.parents:
         if "pytest-" in str(above): above.chmod(above.stat().st_mode | 0o011)
+    steps = f"cp /etc/passwd {folder}/passwd; cp /etc/group {folder}/group; " \
+            f"echo worker:x:10001:10001::/home/worker:/bin/sh >> {folder}/passwd; " \
+            f"echo worker:x:10001: >> {folder}/group; " \
+            f"mount --bind {folder}/passwd /etc/passwd; mount --bind {folder}/group /etc/group; " \
+            f"exec {before} sh {FILES}/as_worker.sh {command}"
+    volume = dict(VOLUME_DIR=str(folder / "volume"), HOME="/root")
+    return dict(args=["unshare", "--mount", "--net", "sh", "-ec", steps], env=os.environ | volume | env)
+
+
+@AS_ROOT
+def test_the_worker_is_root_only_where_the_volume_asks_for_it(tmp_path):
     volume = tmp_path / "volume"
-    def start(*before):
-        steps = f"cp /etc/passwd {tmp_path}/passwd; cp /etc/group {tmp_path}/group; " \
-                f"echo worker:x:10001:10001::/home/worker:/bin/sh >> {tmp_path}/passwd; " \
-                f"echo worker:x:10001: >> {tmp_path}/group; " \
-                f"mount --bind {tmp_path}/passwd /etc/passwd; mount --bind {tmp_path}/group /etc/group; " \
-                f"exec {' '.join(before)} sh {FILES}/as_worker.sh sh -c 'id -u; echo $HOME'"
-        env = os.environ | dict(VOLUME_DIR=str(volume), HOME="/root")
-        command = ["unshare", "--mount", "sh", "-ec", steps]
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
+    def start(before=""):
+        given = entered(tmp_path, "sh -c 'id -u; echo $HOME'", before)
+        done = subprocess.run(**given, capture_output=True, text=True)
         assert not done.returncode, done.stderr
         return done.stdout.split(), done.stderr
     as_user, as_root = ["10001", "/home/worker"], ["0", "/root"]
@@ -432,3 +454,45 @@ def test_the_worker_is_root_only_where_the_volume_asks_for_it(tmp_path):
     who, said = start()
     assert who == as_root and f"chown -R worker:worker {volume}/.cache" in said and said.count("\n") == 1
     assert start("setpriv --reuid 1234 --clear-groups")[0][0] == "1234"  # `docker run --user 1234`
+
+
+LISTEN = "import os, socket; print(os.getuid(), socket.create_server(('', 80)).getsockname()[1])"
+
+
+@AS_ROOT
+@pytest.mark.parametrize("mode,port,may", [
+    ("http", "80", True), ("HTTP", "443", True), ("http", "8000", False), ("http", "eighty", False),
+    ("queue", "80", False)])
+def test_it_may_listen_below_1024_where_it_has_to(tmp_path, mode, port, may):
+    "A network namespace of its own keeps these ports for root, as some runtimes do."
+    command = shlex.join(["/usr/bin/python3", "-c", LISTEN])
+    def start(before=""):
+        given = entered(tmp_path, command, before, MODE=mode, PORT=port)
+        done = subprocess.run(**given, capture_output=True, text=True)
+        return done.stdout or done.stderr.splitlines()[-1].partition(":")[0]
+    assert start() == ("10001 80\n" if may else "PermissionError")
+    # a container that has no such right to give
+    assert start("setpriv --bounding-set=-net_bind_service") == "PermissionError"
+
+
+def catches(pid, number): # whether a process has told what a signal does
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return int(caught[1], 16) >> (number - 1) & 1
+
+
+@AS_ROOT
+def test_sigterm_ends_it_as_a_containers_first_process_at_any_time():
+    def first(**env): # in a PID namespace of its own, and its PID out here
+        worker = [sys.executable, "-m", "linacodec_tier3.worker"]
+        command = ["unshare", "--pid", "--fork", "--kill-child", *worker]
+        outer = subprocess.Popen(command, env=os.environ | dict(API_KEY="key", MODE="http") | env)
+        wait_until(lambda: psutil.Process(outer.pid).children())
+        return outer, psutil.Process(outer.pid).children()[0].pid
+    port = free_port()
+    def begun(pid): return catches(pid, signal.SIGTERM)
+    def serves(pid): return pinged(f"http://127.0.0.1:{port}") == 200
+    for ready, status in ((begun, 143), (serves, 0)):
+        outer, pid = first(PORT=str(port))
+        wait_until(lambda: ready(pid), 120)
+        os.kill(pid, signal.SIGTERM)
+        assert outer.wait(60) == status

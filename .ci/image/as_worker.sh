@@ -20,4 +20,15 @@ if [ -d "$volume" ]; then
         exec "$@"
     fi
 fi
-exec setpriv --reuid worker --regid worker --init-groups --no-new-privs env HOME=/home/worker "$@"
+
+# RunPod's load balancer asks at port 80 where nobody has chosen another one. A runtime may keep ports below 1024 for
+# root: there `worker` gets the right to listen at them, and no other right, if this container has it to give.
+set -- env HOME=/home/worker "$@"
+case "${MODE:-}" in
+[Hh][Tt][Tt][Pp])
+    low() { setpriv --reuid worker --inh-caps=+net_bind_service --ambient-caps=+net_bind_service true; }
+    if [ "${PORT:-8000}" -lt 1024 ] 2>/dev/null && low 2>/dev/null; then
+        set -- --inh-caps=+net_bind_service --ambient-caps=+net_bind_service "$@"
+    fi ;;
+esac
+exec setpriv --reuid worker --regid worker --init-groups --no-new-privs "$@"

@@ -19,7 +19,7 @@ from ..contract import RequestError, read_request
 from linacodec_tier3.deploy.mistakes import (
     CudaVersion, EndpointChange, EndpointWanted, Needs, RunpodObject, schema_mistakes, wrong_cuda, wrong_disk,
     wrong_environment, wrong_gpu)
-from .plan import DOCUMENTS, POOLS, EndpointPlan, http_server, in_commas, pools_with
+from .plan import DOCUMENTS, POOLS, EndpointPlan, in_commas, pools_with
 
 # %% ../../nbs/deploy/02_hub.ipynb #187d4112
 class HubOption(RunpodObject):
@@ -112,14 +112,16 @@ NOT_ASKED = { # setting -> why the form has no field for it
                     "a folder that follows the volume by itself"),
     **dict.fromkeys(("http_tts_fields", "http_tts_format", "http_tts_limit", "http_tts_wait_s"),
                     "of a server that a listed worker does not know"),
-    **dict.fromkeys(("port", "port_health", "health_check_path", "http_line"),
+    "mode": "a listing is of an endpoint with a queue",
+    **dict.fromkeys(("port", "port_health", "health_check_path", "http_line", "voices_by_http",
+                     "max_recordings"),
                     "of the HTTP server, which a listed worker does not start")}
 PRESETS = { # of the Hub's form: name -> variables
     "Small codec of the package: nothing is fetched": {"CODEC": "nano"},
     "Published LinaCodec weights": {"CODEC": "published"},
     "Lowest cost: four jobs share a worker": {"CODEC": "nano", "CONCURRENCY": 4}}
 HUB_HANDLER = """\
-# RunPod's Hub looks for a handler of this name; the image starts it by `python -m linacodec_tier3.handler`.
+# RunPod's Hub looks for a handler of this name; the image's own command starts the same one.
 from linacodec_tier3.handler import main
 
 if __name__ == "__main__": main()
@@ -219,9 +221,9 @@ def hub_mistakes(
            "allowedCudaVersions": config.get("allowedCudaVersions", [])}
     body = {"gpu": gpu, "disk": config["containerDiskInGb"]}
     found = _checked(body, needs, (wrong_gpu, wrong_cuda, wrong_disk))
-    if "endpointType" in config and not http_server():
-        found.append("config.endpointType: this version has no HTTP server, so nothing would answer; "
-                     "leave it out")
+    if "endpointType" in config and _variables(config).get("MODE") != "http":
+        found.append("config.endpointType: its workers are asked by HTTP, and this one waits for a queue; "
+                     "add MODE with the value http to config.env, or leave endpointType out")
     return [f"hub.json: {line}" for line in found + form_mistakes(config, needs)]
 
 # %% ../../nbs/deploy/02_hub.ipynb #b74fd027

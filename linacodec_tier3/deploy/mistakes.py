@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .. import __version__
 from ..config import Config, ConfigError, read_config
 from .plan import (
-    CUDA, IMAGE_DISK, POOLS, EndpointPlan, disk_needed, http_server, job_seconds, pools_with)
+    CUDA, IMAGE_DISK, POOLS, EndpointPlan, disk_needed, job_seconds, pools_with)
 
 # %% ../../nbs/deploy/01_mistakes.ipynb #d98f5acc
 class RunpodObject(BaseModel):
@@ -231,13 +231,21 @@ def wrong_port(
         elif f"{port}/http" not in ports:
             yield f"ports: the server listens at {port} ({name}), which is not open; add {port}/http"
 
+# %% ../../nbs/deploy/01_mistakes.ipynb #3efec3b1
 def wrong_type(
     body:Mapping, # of RunPod's REST API
     needs:Needs, # of the image
 ) -> Iterator[str]: # a line for each mistake
-    "HTTP asked of a worker that speaks to a queue only."
-    if body.get("type") == "LOAD_BALANCER" and not http_server():
-        yield "type LOAD_BALANCER: this version has no HTTP server, so nothing would answer; make it a queue"
+    "A worker that waits for a queue where requests come by HTTP, and one that listens beside a queue."
+    kind, env = body.get("type"), body.get("env") or {}
+    mode = env.get("MODE", "").lower() or Config.mode
+    if kind == "LOAD_BALANCER" and mode != "http" and "args" not in body:
+        yield "type LOAD_BALANCER: the image waits for a queue: nobody answers; add MODE=http to env"
+    if kind == "LOAD_BALANCER" and env.get("API_KEY"):
+        yield ("env.API_KEY: clients of a load-balancing endpoint send RunPod's key in the same header, and "
+               "the worker would refuse it; leave API_KEY out")
+    if kind == "QUEUE" and mode == "http":
+        yield "type QUEUE: with MODE=http nobody takes its jobs; leave MODE out, or make it a LOAD_BALANCER"
 
 # %% ../../nbs/deploy/01_mistakes.ipynb #e12526b9
 def wrong_workers(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST_S', 'WORDLIKE', 'TRANSCRIPT', 'FILE_BYTES', 'VOICES_KEPT', 'longest_s', 'check_length', 'check_seconds',
-           'Recording', 'read_recording', 'prepared', 'never', 'told', 'takes', 'default_options', 'call_engine',
-           'call_in_pieces', 'call_many']
+           'Recording', 'read_recording', 'kept_in', 'prepared', 'never', 'told', 'takes', 'default_options',
+           'call_engine', 'call_in_pieces', 'call_many']
 
 # %% ../../nbs/engines/02_calls.ipynb #07677f30
 import math, threading
@@ -103,8 +103,25 @@ def read_recording(
     return Recording(file.name, _read(file), text)
 
 # %% ../../nbs/engines/02_calls.ipynb #b3b1f37c
-VOICES_KEPT = 8  # prepared recordings of one engine, at most
 _keeping = threading.Lock()
+
+def kept_in(
+    store:OrderedDict, # what there is, the longest unused first; changed
+    key:Any, # of what is wanted
+    make:Callable[[],Any], # what is called if it is not there
+    most:int, # that are kept
+) -> Any: # what is wanted
+    "A thing that is made once, as long as there is room for it."
+    with _keeping: there, made = key in store, store.get(key)
+    if not there: made = make()
+    with _keeping:
+        store[key] = made
+        store.move_to_end(key)
+        while len(store) > most: store.popitem(last=False)
+    return made
+
+# %% ../../nbs/engines/02_calls.ipynb #be9c9c3c
+VOICES_KEPT = 8  # prepared recordings of one engine, at most
 
 def prepared(
     engine:Engine, # loaded
@@ -114,13 +131,8 @@ def prepared(
     given = isinstance(voice, Recording)
     if not given and (not hasattr(engine, "prepare") or voice in engine.voices()): return voice
     recording = voice if given else read_recording(voice)
-    with _keeping: kept = vars(engine).setdefault("_prepared_voices", OrderedDict())
-    made = kept[recording.digest] if recording.digest in kept else engine.prepare(recording)
-    with _keeping:
-        kept[recording.digest] = made
-        kept.move_to_end(recording.digest)
-        while len(kept) > VOICES_KEPT: kept.popitem(last=False)
-    return made
+    store = vars(engine).setdefault("_prepared_voices", OrderedDict())
+    return kept_in(store, recording.digest, lambda: engine.prepare(recording), VOICES_KEPT)
 
 # %% ../../nbs/engines/02_calls.ipynb #7c71d794
 def never() -> bool: # False

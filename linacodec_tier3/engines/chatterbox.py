@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import soundfile
+from ..audio import NOTHING
 from ..config import Config, get_config, resolve_device
 from .calls import Recording, never
 from .torchaudio import import_torchaudio
@@ -208,7 +209,7 @@ def sound_of(
     "A text, as a model says it."
     with seeded(seed), looked_on(model, steps), suppress(Unwanted):
         return model.generate(text, **told)[0].float().numpy()
-    return np.zeros(0, np.float32)
+    return NOTHING
 
 # %% ../../nbs/engines/15_chatterbox.ipynb #1d70d3a4
 _log = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ class ChatterboxEngine:
 
     def synthesise(self, chunk, voice, seed, speed, options, should_stop=never, language="",
                    longest_s=math.inf):
-        if not any(map(str.isalnum, chunk)): return np.zeros(0, np.float32) # it would make a sentence of it
+        if not any(map(str.isalnum, chunk)): return NOTHING # it would make a sentence of it
         model = speaking_as(self._model, self._model.conds if voice == BUILT_IN else voice)
         steps = Steps(int(min(longest_s * TOKEN_RATE, MOST_TOKENS)), should_stop)
         try:

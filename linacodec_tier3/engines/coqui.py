@@ -21,6 +21,7 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 import numpy as np
+from ..audio import NOTHING
 from ..config import Config, get_config, resolve_device
 from ..tts import EngineError, Option
 from ..weights.files import WeightsError
@@ -361,7 +362,7 @@ class XttsEngine:
     def synthesise(self, chunk, voice, seed, speed, options, language="en", longest_s=math.inf,
                    should_stop=never):
         how = seed, speed, options, 0, language, longest_s, should_stop
-        return np.concatenate([np.zeros(0, np.float32), *xtts_pieces(self._network, chunk, voice, *how)])
+        return np.concatenate([NOTHING, *xtts_pieces(self._network, chunk, voice, *how)])
 
     def synthesise_stream(self, chunk, voice, seed, speed, options, language="en", longest_s=math.inf,
                           should_stop=never):

@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 import numpy as np
-from ..audio import fade, loud_frames
+from ..audio import NOTHING, fade, loud_frames
 from ..chunker import iter_chunks
 from ..config import Config, get_config, resolve_device
 from ..tts import EngineError, Option
 from ..weights.files import WeightsError
 from ..weights.models import ModelFiles, model_files
-from .calls import Recording, never
+from .calls import Recording, kept_in, never
 from .torchaudio import import_torchaudio
 
 # %% ../../nbs/engines/12_echo.ipynb #2c616594
@@ -303,7 +303,7 @@ def frames_as_wave(
     text:str, # of which they were made
 ) -> np.ndarray: # mono float32, shape (n,), at 44.1 kHz
     "What frames sound like, decoded."
-    if not frames.shape[1]: return np.zeros(0, np.float32)
+    if not frames.shape[1]: return NOTHING
     wave = echo_package().ae_decode(parts.codec, parts.pca, frames)
     return without_noise_after(wave[0, 0].float().cpu().numpy(), text)
 
@@ -332,10 +332,8 @@ def kept_speaker(
     should_stop:Callable[[],bool]=never, # asked before each step
 ) -> EchoSpeaker: # raises as `imagined_speaker`
     "A voice that the model has made up before, or makes up now."
-    if voice_seed not in kept: kept[voice_seed] = imagined_speaker(parts, voice_seed, should_stop)
-    kept.move_to_end(voice_seed)
-    while len(kept) > IMAGINED_KEPT: kept.popitem(last=False)
-    return kept[voice_seed]
+    make = lambda: imagined_speaker(parts, voice_seed, should_stop)
+    return kept_in(kept, voice_seed, make, IMAGINED_KEPT)
 
 # %% ../../nbs/engines/12_echo.ipynb #22a08e2d
 COMPILED_IN = "TORCHINDUCTOR_CACHE_DIR"
@@ -385,7 +383,7 @@ class EchoEngine:
         return frames_as_wave(self._parts, frames, text)
 
     def synthesise(self, chunk, voice, seed, speed, options, should_stop=never):
-        options, said = ECHO_DEFAULTS | options, [np.zeros(0, np.float32)]
+        options, said = ECHO_DEFAULTS | options, [NOTHING]
         try: said += [self._say(text, voice, seed, options, should_stop) for text in prompts_of(chunk)]
         except EchoStopped: pass
         return np.concatenate(said)

@@ -16,6 +16,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
+from ..audio import NOTHING
 from ..config import Config, get_config, resolve_device
 from ..tts import EngineError
 from ..weights.files import WeightsError
@@ -242,7 +243,7 @@ class KokoroEngine(KokoroSays):
             return self._styles[voice]
 
     def synthesise(self, chunk, voice, seed, speed, options, should_stop=lambda: False):
-        style, said = self._style(voice), [np.zeros(0, np.float32)]
+        style, said = self._style(voice), [NOTHING]
         for part in in_parts(reader(voice)(chunk)):
             if should_stop(): break
             if not any(map(str.isalpha, part)): continue  # nothing but punctuation

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 import numpy as np
-from ..audio import resample
+from ..audio import NOTHING, resample
 from ..config import Config, get_config
 from ..tts import EngineError
 from ..weights.files import WeightsError
@@ -143,7 +143,7 @@ def in_sentences(
     should_stop=lambda: False, # asked between sentences
 ) -> np.ndarray: # mono float32, at the network's own rate
     "A chunk, as a voice says it sentence by sentence."
-    said, noise = [np.zeros(0, np.float32)], np.random.default_rng(seed)
+    said, noise = [NOTHING], np.random.default_rng(seed)
     for phonemes in speaks.reads.phonemize(text.replace("[[", "[ [")):  # that would be its own notation
         if should_stop(): break
         if not any(map(str.isalnum, phonemes)): continue  # nothing but punctuation

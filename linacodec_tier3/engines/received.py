@@ -89,7 +89,7 @@ def whole_sound(
             frames = [f.to_ndarray()[0] for some in file.decode(audio=0) for f in to_mono.resample(some)]
     except (av.error.FFmpegError, IndexError) as e:
         raise EngineError("engine 'http': the server's sound is in no format that is known here") from e
-    return np.concatenate(frames or [np.zeros(0, np.float32)]), rate
+    return np.concatenate(frames or [NOTHING]), rate
 
 # %% ../../nbs/engines/08_received.ipynb #7bc4b7b9
 SENT_RATE = 24_000  # Hz of what the engine gives

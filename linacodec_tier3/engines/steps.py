@@ -15,7 +15,7 @@ from ..tts import EngineError
 
 # %% ../../nbs/engines/08_steps.ipynb #57717d18
 DRAWING = {f"{name}{more}" for name in "bernoulli multinomial normal uniform exponential random".split()
-           for more in ("", "_")} | {"rand", "randn", "randint", "randperm"}
+           for more in ("", "_")} | {"trunc_normal_", "rand", "randn", "randint", "randperm"}
 LIKE = {"randn_like": torch.randn, "rand_like": torch.rand}
 
 # %% ../../nbs/engines/08_steps.ipynb #7fda37cf

@@ -8,6 +8,7 @@ __all__ = ['Tone']
 # %% ../../nbs/engines/00_tone.ipynb #0d5cae37
 import time, zlib
 import numpy as np
+from ..audio import NOTHING
 from ..tts import Option
 
 # %% ../../nbs/engines/00_tone.ipynb #a6b5fee5
@@ -30,4 +31,4 @@ class Tone:
         semitone = (zlib.crc32(chunk.encode()) + seed) % 12
         pitch = (440 if voice == "high" else 220) * 2 ** (semitone / 12)
         note = options["level"] * np.cos(2 * np.pi * pitch * np.arange(int(seconds * self.rate)) / self.rate)
-        return np.pad(note, self.rate // 10).astype(np.float32) if seconds else np.zeros(0, np.float32)
+        return np.pad(note, self.rate // 10).astype(np.float32) if seconds else NOTHING

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 import numpy as np
+from ..audio import NOTHING
 from ..config import Config, get_config
 from ..tts import EngineError
 from ..weights.models import ModelFiles, find_model
@@ -147,7 +148,7 @@ class YourTtsEngine:
     def synthesise(self, chunk, voice, seed, speed, options, language="en"):
         import torch
         network, language = self._network, language or "en"
-        if not (ids := yourtts_tokens(network, chunk, language)): return np.zeros(0, np.float32)
+        if not (ids := yourtts_tokens(network, chunk, language)): return NOTHING
         if isinstance(voice, str): voice = yourtts_speakers(find_model(YOURTTS_FILES, get_config()))[voice]
         here, theirs = network.device, network.language_manager.name_to_id[YOURTTS_LANGUAGES[language]]
         given = dict(x_lengths=torch.tensor([len(ids)], device=here), d_vectors=voice.to(here),

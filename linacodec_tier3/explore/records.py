@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass, field
 import numpy as np, soundfile
 from fastcore.basics import patch_to
-from ..audio import FILES, Sound
+from ..audio import FILES, NOTHING, Sound
 from ..client import pieces
 from ..codec.protocol import Codec
 from ..contract import TOKENS, payload, unpack_tokens, wire_size
@@ -38,7 +38,7 @@ class Hearing:
             with soundfile.SoundFile(io.BytesIO(self._file)) as file:
                 file.seek(self._read)
                 audio = file.read(dtype="float32")
-        except soundfile.LibsndfileError: audio = np.zeros(0, np.float32)  # there are only headers so far
+        except soundfile.LibsndfileError: audio = NOTHING  # there are only headers so far
         self._read += len(audio)
         return Sound(audio, rate)
 

@@ -10,7 +10,7 @@ __all__ = ['TURN_S', 'TRIES', 'PLAIN', 'FAILED', 'NO_SOUND', 'ChunkFailed', 'nam
 from collections.abc import Iterator
 from contextlib import contextmanager
 import numpy as np, regex
-from ..audio import sounding
+from ..audio import NOTHING, sounding
 from ..background import JobState, log_event
 from ..chunker import Chunk, iter_chunks
 from ..codec.protocol import device_fault
@@ -45,11 +45,11 @@ def its_turn(
     job:JobState, # which waits
     number:int, # of the chunk
 ) -> Engine: # locked, see `tts.turn`; where it was given up, the one in its place; raises `JobStopped`
-    "Wait for a job's turn at an engine."
+    "Wait for a job's turn at an engine: who runs dry first is first."
     with job.timed("queued"), job.at(f"before chunk {number}"):
         while True:
             model = successor(model)
-            if turn(model).acquire(timeout=TURN_S): return model
+            if turn(model).acquire(timeout=TURN_S, due=job.due()): return model
             job.check(f"before chunk {number}")
 
 
@@ -207,4 +207,4 @@ def spoken_chunk(
         sounds.append(with_pause(audio, rate, follows, speed, speaker.pauses, speaker.before))
         speaker.before = follows
     if len(parts) > 1: log_event("said_in_parts", chunk=number, parts=len(parts))
-    return np.concatenate(sounds) if sounds else np.zeros(0, np.float32)
+    return np.concatenate(sounds) if sounds else NOTHING

@@ -8,7 +8,7 @@ __all__ = ['TOKEN_S', 'QUIET_DB', 'FIRST_S', 'AFTER_S', 'Cutter', 'last_piece']
 # %% ../../nbs/speech/01_pieces.ipynb #98414b91
 from collections.abc import Mapping
 import numpy as np
-from ..audio import fade, sounding
+from ..audio import NOTHING, fade, sounding
 from .pauses import PAUSES, with_pause
 
 # %% ../../nbs/speech/01_pieces.ipynb #fc928906
@@ -23,7 +23,7 @@ class Cutter:
         own_start:bool=False, # keep the silence before it, as `with_pause` does for some engines
     ):
         self.rate, self.own_start, self.step = rate, own_start, round(TOKEN_S * rate)
-        self.whole, self.start = np.zeros(0, np.float32), None  # as it came; sample at which it is heard
+        self.whole, self.start = NOTHING, None  # as it came; sample at which it is heard
         self.looked_at = 0  # samples in which that was looked for
         self.levels, self.peak = [], 0.  # of each step from there, in eighths; the loudest
         self.done, self.place = 0, None  # steps given on; the next cut, once speech goes on behind it
