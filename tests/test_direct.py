@@ -210,6 +210,12 @@ def test_what_does_not_pass_is_an_error_at_once_that_says_what_to_do(scripted, s
     assert says in fails(StreamError, lambda: heard(server)) and len(server.asked) == 1
 
 
+def test_a_client_for_queues_says_when_there_is_none(scripted):
+    server = scripted(answer({"detail": "Not Found"}, 404))
+    said = fails(StreamError, lambda: client_for(f"{server.url}/v2/local").submit(TEXT))
+    assert "404" in said and "A server by HTTP has no /v2/ in its address" in said
+
+
 # -- after the first partial
 
 ENDS = {"reset": reset, "silent": falls_silent, "end": None}
