@@ -1,5 +1,5 @@
 "A load balancer as RunPod's before the real worker: nothing is lost when workers come, go and die."
-import json, os, signal, time
+import json, os, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -136,6 +136,24 @@ def test_workers_come_and_go_with_who_asks():
             assert not cold.workers()
             assert len(joined(speak(DirectClient(cold.url, cold_s=0.3), **ASKED))[0])
             wait_until(lambda: not cold.workers(), SOON)
+
+
+@pytest.mark.slow
+def test_the_command_keeps_one_up_and_prints_what_works(tmp_path):
+    code = "from linacodec_tier3.cli import main; raise SystemExit(main())"
+    asked = [sys.executable, "-c", code, "serve", "--http", "--port", "0", "--api-key", KEY]
+    env = os.environ | ENV | dict(API_KEY=KEY)
+    with subprocess.Popen(asked, env=env, stdout=subprocess.PIPE, text=True) as served:
+        said = [served.stdout.readline() for _ in range(12)]
+        url = said[0].split()[2].rstrip(",")
+        lines = "".join(said[1:]).replace("pcm_16", "pcm_24")
+        shell = ["bash", "-e", "-c", lines]
+        done = subprocess.run(shell, env=env, cwd=tmp_path, capture_output=True, text=True)
+        other = joined(speak(DirectClient(url, KEY), **ASKED))[0]
+        served.send_signal(signal.SIGINT)
+        rest, _ = served.communicate(timeout=60)
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "complete" and len(other) and KEY not in rest
+    assert (tmp_path / "hello.mp3").stat().st_size > 1_000
 
 
 def test_beyond_those_who_may_wait_requests_are_dropped_at_once():
