@@ -295,8 +295,8 @@ def _is_news(self, job, message): # whether it is to be handed out; notes how th
     is_new = seq not in job.sums
     if job.sums.setdefault(seq, mine) != mine:
         raise StreamError(f"the stream broke off, and partial {seq} was another one when it was asked for "
-                          "again: another version of the worker or other settings, or an engine that does "
-                          "not keep to its seed; ask again for all of it")
+                          "again: another worker with another version, settings or kind of GPU, or an "
+                          "engine that does not keep to its seed; ask again for all of it")
     return is_new
 
 # %% ../nbs/12_direct.ipynb #1560835f
