@@ -292,6 +292,10 @@ class Config:
         "origins with commas between them, or `*`")
     http_line:int = setting(8, number(0, 10_000),
         "HTTP requests that may wait while CONCURRENCY are at work; more are told to come again")
+    sessions:int = setting(64, number(0, 10_000),
+        "WebSockets for text as it is written that may be open at once, whether they speak or not")
+    session_idle_s:float = setting(120., number(1, 86400, float),
+        "seconds after which such a WebSocket is closed in which nothing comes and nothing is spoken")
     openai_voices:str = setting("", str, "which voices the names of OpenAI's mean, as in "
         "`alloy=heart,nova=bella`; without it, the engine's default one")
 

@@ -112,7 +112,8 @@ NOT_ASKED = { # setting -> why the form has no field for it
                     "a folder that follows the volume by itself"),
     **dict.fromkeys(("http_tts_fields", "http_tts_format", "http_tts_limit", "http_tts_wait_s"),
                     "of a server that a listed worker does not know"),
-    **dict.fromkeys(("port", "port_health", "health_check_path", "http_line"),
+    **dict.fromkeys(("port", "port_health", "health_check_path", "http_line", "sessions",
+                     "session_idle_s"),
                     "of the HTTP server, which a listed worker does not start")}
 PRESETS = { # of the Hub's form: name -> variables
     "Small codec of the package: nothing is fetched": {"CODEC": "nano"},
