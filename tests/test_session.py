@@ -1,6 +1,6 @@
 """Text as it is written, over a WebSocket to the real server: how soon it is heard, how soon it is silent,
 the same sound as from a request, and nothing left of clients that go."""
-import asyncio, json, os, random, signal, time
+import asyncio, io, json, os, random, signal, time, wave
 from contextlib import asynccontextmanager
 
 import pytest
@@ -150,6 +150,31 @@ def test_through_the_codec_all_sentences_have_one_voice(server):
     mine = [m["partial"] for m in client.all("audio.tokens")]
     assert [m["tokens"] for m in mine] == [p["tokens"] for p in partials] and len(mine) == len(SENTENCES)
     assert {str(m["embedding"]) for m in mine} == {str(partials[0]["embedding"])}
+
+
+def test_a_client_of_vllm_omni_hears_what_it_expects(server):
+    "Messages and keys as that project's example client sends and reads them: two utterances, one connection."
+    config = dict(speaker="heart", task_type="CustomVoice", language="Auto", response_format="wav", speed=1.0)
+    async def talk():
+        async with websockets.connect(address(server[1]), max_size=None) as socket:
+            client, heard = Client(socket), []
+            await client.say("session.config", **config)
+            for utterance, text in enumerate((TEXT, "A second one.")):
+                for word in text.split(" "): await client.say("input.text", text=f"{word} ")
+                await client.say("input.done")
+                start, file, done, last = [await socket.recv() for _ in range(4)]
+                start, done, last = map(json.loads, (start, done, last))
+                at = dict(utterance_index=utterance, sentence_index=0)
+                begins = at | dict(type="audio.start", sentence_text=text, format="wav")
+                ends = at | dict(type="audio.done", total_bytes=len(file), error=False)
+                assert start.items() >= begins.items() and done.items() >= ends.items()
+                assert last == dict(type="session.done", utterance_index=utterance, total_sentences=1)
+                with wave.open(io.BytesIO(file)) as wav: heard.append(wav.getnframes() / wav.getframerate())
+            await client.say("session.close")
+            with pytest.raises(websockets.ConnectionClosedOK): await socket.recv()
+            return heard
+    long, short = asyncio.run(talk())
+    assert 10 < long < 40 and 0.5 < short < 3
 
 
 # -- interruptions
