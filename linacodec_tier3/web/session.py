@@ -235,13 +235,15 @@ async def send(self,
     message, # of `SERVER_MESSAGES`, or a binary frame
     when:int|None=None, # the number of interruptions when it was begun; None: it is said in any case
 ) -> None: # raises what ends a sentence, or the session
-    "Send one message to the client."
-    async with self.door:
-        if when not in (None, self.interruptions): raise _Interrupted
-        try:
+    "Send one message to the client, who has as long to take it as a job has."
+    most = self.job.remaining() if self.job else self.state.cfg.job_timeout_s
+    try:
+        async with asyncio.timeout(max(most, 0.01)), self.door:
+            if when not in (None, self.interruptions): raise _Interrupted
             if isinstance(message, bytes): await self.socket.send_bytes(message)
             else: await self.socket.send_text(message.text())
-        except (WebSocketDisconnect, RuntimeError, OSError): raise _Left from None
+    except TimeoutError: self.code = CLOSE_CODES["slow"]; raise _Left from None
+    except (WebSocketDisconnect, RuntimeError, OSError): raise _Left from None
 
 @patch_to(SpeechSession)
 async def tell(self,
@@ -271,7 +273,7 @@ async def _listen(s):
 
 async def _hear(s, message):
     if isinstance(message, SessionClose): s.closing = True; return s.there.set()
-    if s.closing:
+    if s.closing and not isinstance(message, Cancel):
         raise MessageError(f"{message.type} came too late: {s.ending or 'session.close was said'}", "order")
     if isinstance(message, SpokenConfig): return await _configure(s, message)
     if not s.setup: raise MessageError(f"{message.type} came first; expected session.config", "order")
@@ -320,6 +322,7 @@ async def _cancel(s, message):
     s.queue.clear(); s.waiting = 0
     if s.job: s.job.stop("the client cancelled it")
     elif s.in_line: s.turn.cancel()
+    async with s.door: pass  # what is on its way has been sent, and is counted
     spoken = now.item if now else first
     number = spoken.utterance if spoken else s.utterance.number
     _begin(s, s.utterance.number + 1)
@@ -421,11 +424,8 @@ async def _give(s, now, piece, when): # and note what was sent
     frames = [piece.data[at:at + n] for at in range(0, len(piece.data), n)] or [b""]
     if not now.seconds and piece.seconds: s.state.first_sound_s.append(s.job.elapsed())
     for frame in frames:
-        try:
-            async with asyncio.timeout(max(s.job.remaining(), 0.01)):  # a client that does not read
-                if piece.partial: await s.send(AudioTokens(**now.of(), partial=piece.partial), when)
-                elif frame: await s.send(frame, when)
-        except TimeoutError: s.code = CLOSE_CODES["slow"]; raise _Left from None
+        if piece.partial: await s.send(AudioTokens(**now.of(), partial=piece.partial), when)
+        elif frame: await s.send(frame, when)
         now.bytes, now.seconds = now.bytes + len(frame), now.seconds + piece.seconds / len(frames)
         now.end = max(now.end, now.item.sentence.start + piece.end)
         s.sent = now.item.utterance, now.end, s.sent[2] + piece.seconds / len(frames)

@@ -65,7 +65,7 @@ class Cancel(_FromClient):
     type:Literal["cancel"] = "cancel"
 
 class SessionClose(_FromClient):
-    "The end of the connection, after what was written has been spoken."
+    "The end of the connection, after what was certain has been spoken."
     type:Literal["session.close"] = "session.close"
 
 CLIENT_MESSAGES = (SpokenConfig, InputText, InputDone, Cancel, SessionClose)
