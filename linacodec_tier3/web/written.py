@@ -34,7 +34,7 @@ class Written:
     ):
         self.kinds = GRANULARITIES[granularity]
         self._text, self._gone = "", 0  # what is kept; characters before it
-        self._at = 0  # where in it a sentence begins
+        self._at = self._seen = 0  # where in it a sentence begins, and up to where it is known to go on
         self._half = ""  # of a character that came in two pieces
 
     @property
@@ -64,18 +64,21 @@ _FENCE = regex.compile(r"^[ ]{0,3}(?:```|~~~)", regex.M)
 
 def _joined(m): return m[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
+_ALL = ("word", "clause", "sentence", "paragraph")  # kinds of breaks between which nothing has to be read again
+
+def _next_end(w, more): # as from `sentence_ends`, of the kinds that are asked for; None if there is none yet
+    for end, resume, kind in sentence_ends(w._text, w._seen, _ALL, more):
+        if more and end - w._at > MOST_WRITTEN: return None
+        in_code = len(_FENCE.findall(w._text, w._at, end)) % 2
+        if kind in w.kinds and not in_code: return end, resume, kind
+        w._seen = resume
+
 def _certain(w): # sentences that no continuation can change
-    while w.kinds:
-        ends = ((a, b, kind) for a, b, kind in sentence_ends(w._text, w._at, w.kinds, more=True)
-                if a - w._at <= MOST_WRITTEN and not len(_FENCE.findall(w._text, w._at, a)) % 2)
-        found = next(ends, None) or _cut(w)
-        if not found: return
-        yield from _given(w, *found)
+    while w.kinds and (found := _next_end(w, more=True) or _cut(w)): yield from _given(w, *found)
 
 def _rest(w): # of a text that is whole
     yield from _certain(w)
-    while w.kinds and (found := next(((a, b, kind) for a, b, kind in sentence_ends(w._text, w._at, w.kinds)
-            if not len(_FENCE.findall(w._text, w._at, a)) % 2), None)): yield from _given(w, *found)
+    while w.kinds and (found := _next_end(w, more=False)): yield from _given(w, *found)
     yield from _given(w, len(w._text), len(w._text), "end")
 
 # %% ../../nbs/web/02_written.ipynb #f2d5efb4
@@ -92,3 +95,4 @@ def _given(w, end, resume, kind): # a sentence, if there is one; what is before 
     if text: yield Sentence(text, start, start + len(text), kind)
     drop = max(0, resume - CONTEXT)
     w._text, w._gone, w._at = w._text[drop:], w._gone + drop, resume - drop
+    w._seen = w._at
