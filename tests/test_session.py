@@ -237,7 +237,7 @@ def test_clients_that_go_at_any_moment_leave_nothing(server):
     asyncio.run(all_go(100))
     quiet(url)
     end = time.monotonic() + 20
-    def more(now): return now[0] > before[0] + 4 or now[1] > before[1]  # a few more threads may have been at work
+    def more(now): return now[0] > before[0] + 4 or now[1] > before[1]  # some threads are kept for later
     while more(now := held(process)):
         assert time.monotonic() < end, (before, now)
         time.sleep(0.2)

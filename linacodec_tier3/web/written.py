@@ -64,9 +64,9 @@ _FENCE = regex.compile(r"^[ ]{0,3}(?:```|~~~)", regex.M)
 
 def _joined(m): return m[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
-_ALL = ("word", "clause", "sentence", "paragraph")  # kinds of breaks between which nothing has to be read again
+_ALL = ("word", "clause", "sentence", "paragraph")  # kinds of breaks behind which reading can go on
 
-def _next_end(w, more): # as from `sentence_ends`, of the kinds that are asked for; None if there is none yet
+def _next_end(w, more): # as from `sentence_ends`, of the kinds that are asked for; None: none yet
     for end, resume, kind in sentence_ends(w._text, w._seen, _ALL, more):
         if more and end - w._at > MOST_WRITTEN: return None
         in_code = len(_FENCE.findall(w._text, w._at, end)) % 2
