@@ -321,6 +321,10 @@ class Config:
         "`on`, anybody who may ask, as behind a load-balancing endpoint, which has the platform's key")
     max_recordings:int = setting(100, number(0, 100_000),
         "recordings that VOICES_DIR may hold before HTTP clients may keep no more")
+    sessions:int = setting(64, number(0, 10_000),
+        "WebSockets for text as it is written that may be open at once, whether they speak or not")
+    session_idle_s:float = setting(120., number(1, 86400, float),
+        "seconds after which such a WebSocket is closed in which nothing comes and nothing is spoken")
     openai_voices:str = setting("", str, "which voices the names of OpenAI's mean, as in "
         "`alloy=heart,nova=bella`; without it, the engine's default one")
 

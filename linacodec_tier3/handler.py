@@ -24,7 +24,7 @@ if __name__ == "__main__": signal.signal(signal.SIGTERM, _end_now)
 # %% ../nbs/09_handler.ipynb #4249e1f5
 import asyncio, contextvars, faulthandler, logging, os, signal, sys, threading, time, zlib
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any, AsyncIterator, Callable, Iterator
 from .phases import cold_start, note_since, phase_report
@@ -347,13 +347,16 @@ async def served(
     job:JobState, # clock and stop signal
     cfg:Config, # settings
     through:Callable=iter, # what the messages go through in the thread that makes them
+    around:Callable=lambda codec: codec, # as in `answer`
+    **how, # fields of `Delivery` that no request can set
 ) -> AsyncIterator[Any]: # messages as in the contract, or what `through` gives; raises what ends the job
     "What a request is answered with, whoever asked."
     _job_id.set(job_id)
     with contained(): request = check_request(given, cfg, job_id)
     _running[job_id] = job
     asyncio.current_task().add_done_callback(lambda _: _running.pop(job_id, None))
-    stuck, work = partial(give_up, job), through(answer(request, cfg, job, job_id))
+    request = replace(request, how=replace(request.how, **how))
+    stuck, work = partial(give_up, job), through(answer(request, cfg, job, job_id, around))
     try:
         async with aclosing(on_loop(work, job, cfg.queue_chunks, ABANDON_S, stuck)) as messages:
             async for message in messages: yield message

@@ -114,7 +114,7 @@ NOT_ASKED = { # setting -> why the form has no field for it
                     "of a server that a listed worker does not know"),
     "mode": "a listing is of an endpoint with a queue",
     **dict.fromkeys(("port", "port_health", "health_check_path", "http_line", "voices_by_http",
-                     "max_recordings"),
+                     "max_recordings", "sessions", "session_idle_s"),
                     "of the HTTP server, which a listed worker does not start")}
 PRESETS = { # of the Hub's form: name -> variables
     "Small codec of the package: nothing is fetched": {"CODEC": "nano"},

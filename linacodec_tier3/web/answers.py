@@ -104,6 +104,7 @@ class ServerState:
     ):
         self.cfg, self.line, self.loaded = cfg, RequestLine(cfg.concurrency, cfg.http_line), asyncio.Event()
         self.first_sound_s = deque(maxlen=200)  # of the last answers
+        self.sessions = set()  # WebSockets that are open; each has `end(why)`
 
 class Answer(Response):
     "The answer to one request: takes its place, speaks, and sends what comes."
