@@ -36,6 +36,7 @@ from .start.ready import get_ready
 from .tts import EngineError, said
 from .web.bodies import body_of, discard, turned_down
 from .web.connections import files_for, watching
+from .web.voices import add_voice_routes
 from .web.answers import (EVENTS, LINES, MEDIA_TYPES, OBJECT, Answer, AnswerForm,
                                           ServerState, openai_form, sound_form)
 
@@ -194,6 +195,7 @@ def make_app(
     app = FastAPI(title="LinaCodec Tier 3", version=__version__, summary="Speech while it is being spoken")
     add_routes(app, state)
     add_openai_routes(app, state)
+    add_voice_routes(app, state.cfg)
     open_paths = (state.cfg.health_check_path, "GET /", "GET /docs", "GET /openapi.json")
     app.add_middleware(KeyGuard, key=state.cfg.api_key, open_paths=open_paths)
     if origins := [o for o in state.cfg.cors_origins.split(",") if o]:
