@@ -136,8 +136,9 @@ def test_a_killed_server_leaves_nothing_half(place):
     sound = as_wav(note(440, 30.0))
     for wait_s in (0.02, 0.04, 0.06, 0.08, 0.12):
         with serving(**place, VOICES_BY_HTTP="on") as (process, url):
-            send = lambda i: requests.post(f"{url}/v1/audio/voices", timeout=9, files=dict(audio_sample=sound),
-                                           data=dict(name=f"v{i}", consent="mine", ref_text=f"Number {i}."))
+            send = lambda i: requests.post(
+                f"{url}/v1/audio/voices", timeout=60, files=dict(audio_sample=sound),
+                data=dict(name=f"v{i}", consent="mine", ref_text=f"Number {i}."))
             with ThreadPoolExecutor(4) as pool:
                 sent = [pool.submit(send, i) for i in range(12)]
                 while not any(s.done() for s in sent): time.sleep(0.002)
