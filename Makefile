@@ -30,8 +30,8 @@ export RUN_SEED := $(value SEED)
 export RUN_OUT := $(value OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve explore explore-picture check test slow soak cold-start nano nano-gpu nano-gpu-pack gpu gpu-pack docs readme \
-	outputs lint dist lock clean
+.PHONY: help run serve explore explore-picture check test slow soak cold-start http-measured load nano nano-gpu nano-gpu-pack \
+	gpu gpu-pack docs readme outputs lint dist lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,14 @@ cold-start: $(READY) ## time fresh workers, ROUNDS=7 of them, beside those of a 
 	@COLD_START_RESULT=nbs/data/cold_start.json COLD_START_BEFORE="$(BEFORE)" COLD_START_ROUNDS="$(ROUNDS)" \
 		$(BIN)/python -m pytest tests/test_cold_start.py -k how_long -p no:xdist
 	@$(BIN)/python .ci/outputs.py nbs/24_cold_start.ipynb
+
+http-measured: $(READY) ## first sound by HTTP and through the queue, 90 seconds; stored for nbs/26_http_measured
+	@HTTP_RESULT=nbs/data/http.json $(BIN)/python -m pytest tests/test_http_measured.py -p no:xdist
+	@$(BIN)/python .ci/outputs.py nbs/26_http_measured.ipynb
+
+load: $(READY) ## 32 listeners at once by HTTP, then three times what processors can carry, seven minutes; stored for the same
+	@HTTP_RESULT=nbs/data/http.json $(BIN)/python -m pytest tests/test_load.py --slow -rs -p no:xdist
+	@$(BIN)/python .ci/outputs.py nbs/26_http_measured.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package
 	@test "$(FROM)" || $(BIN)/python -m linacodec_tier3.train.recipe --out="$$RUN_OUT/nano"

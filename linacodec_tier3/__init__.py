@@ -1,7 +1,7 @@
 import os as _os
 
 __version__ = "0.1.0"
-_HOMES = dict(LinaCodec="codec", Client="client", speak="client", LocalEndpoint="local.endpoint", register_engine="tts")
+_HOMES = dict(LinaCodec="codec", Client="client", speak="client", client_for="direct", LocalEndpoint="local.endpoint", register_engine="tts")
 __all__ = [*_HOMES]
 _LEVELS = "NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR"  # that RunPod's SDK takes
 

@@ -189,6 +189,7 @@ class JobAccount:
         self.seconds, self.recovered = defaultdict(float), []  # `contract.Timing`, `contract.Recovered`
         self.skipped = []  # stretches of the text that are not said, each with `start`, `end` and `why`
         self.doing, self.engine = {}, None  # since when, and where; which engine is speaking
+        self.spoken_s = 0.  # seconds of sound that it has
 
     @contextmanager
     def timed(self, what): # a key of `contract.Timing`, to which the time that a block takes is added
@@ -219,6 +220,8 @@ class JobState(JobAccount):
 
     def elapsed(self) -> float: return time.monotonic() - self.start # seconds since the job began
     def remaining(self) -> float: return max(0., self.timeout_s - self.elapsed()) # seconds until the deadline
+    def due(self) -> float: # monotonic seconds: when a listener runs dry; before the first sound its start
+        return self.start + self.seconds.get("first_partial", 0.) + self.spoken_s
 
     def stop(self,
         reason:str, # completes the sentence "stopped before chunk 3: …"

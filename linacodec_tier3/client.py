@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['StreamError', 'MissingPartials', 'brief', 'in_order', 'Piece', 'pieces', 'mismatch', 'joined', 'batch_audio',
-           'JobFailed', 'job_failed', 'clean_key', 'http_session', 'PassingFault', 'retry_after', 'Client', 'apart',
-           'poll', 'stream', 'cancelled_if_left', 'speak', 'batch', 'output']
+           'JobFailed', 'job_failed', 'clean_key', 'http_session', 'PassingFault', 'retry_after', 'http_fault',
+           'json_answer', 'Client', 'apart', 'poll', 'stream', 'cancelled_if_left', 'speak', 'batch', 'output']
 
 # %% ../nbs/11_client.ipynb #42b060f5
 import atexit, json, logging, os, threading, time
@@ -203,13 +203,21 @@ def retry_after(
 # %% ../nbs/11_client.ipynb #ff1adf41
 _PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
-def _lost(e, asked): # the `StreamError` for what requests raises
+def http_fault(
+    e:requests.RequestException, # as it was raised
+    asked:str, # method and URL
+) -> StreamError: # to be raised; a `PassingFault` where another try may help
+    "What is said of a request that brought no answer, or half of one."
     message = f"{asked}: {e}; is the endpoint up?"
     if not isinstance(e, _PASSING) or isinstance(e, requests.exceptions.SSLError): return StreamError(message)
     unreached = isinstance(getattr(e.args[0] if e.args else None, "reason", None), NewConnectionError)
     return PassingFault(message, sent=not (unreached or isinstance(e, requests.ConnectTimeout)))
 
-def _answer(r, asked): # JSON of a `requests.Response`
+def json_answer(
+    r:requests.Response, # of any status
+    asked:str, # method and URL
+) -> dict: # raises `StreamError`, or `PassingFault`, with what came
+    "The JSON of an answer."
     came, body = f"{asked}: HTTP {r.status_code} {r.reason}", r.content[:300].decode(errors="replace")
     pause = retry_after(r.headers.get("Retry-After"))
     if r.status_code == 429: raise PassingFault(f"{came}: {body}", busy=True, sent=False, pause_s=pause)
@@ -238,8 +246,8 @@ class Client:
     def _once(self, method, path, body, timeout_s):
         asked = f"{method} {self.url}/{path}"
         how = dict(json=body, timeout=timeout_s)
-        try: return _answer(self._http.request(method, f"{self.url}/{path}", **how), asked)
-        except requests.RequestException as e: fault = _lost(e, asked)
+        try: return json_answer(self._http.request(method, f"{self.url}/{path}", **how), asked)
+        except requests.RequestException as e: fault = http_fault(e, asked)
         except StreamError as e: fault = e
         fault.args = (self._hidden(str(fault)),)
         raise fault
@@ -327,6 +335,11 @@ def cancel(self, job:str) -> dict: # of a job id: its state
 def health(self) -> dict: # jobs and workers
     "How the endpoint is."
     return self.call("GET", "health")
+
+@patch_to(Client)
+def voices(self) -> dict: # engine -> voices, languages, options
+    "What can be asked for, as a worker tells it."
+    return batch(self, "", action="voices")["voices"]
 
 # %% ../nbs/11_client.ipynb #0ad039c7
 @patch_to(Client)

@@ -129,7 +129,7 @@ def speak_chunks(
         for chunk in group:
             job.check(f"before chunk {number + 1}")
             for made in _said(speaker, chunk, number + 1, how):
-                number = made.number
+                number, job.spoken_s = made.number, job.spoken_s + made.seconds
                 yield made
     if number: return
     why = "".join(f"; {s.why}" for s in job.skipped[:1]) or ": is it in a language that the voice speaks?"

@@ -42,13 +42,13 @@ from .generators import (Delivery, ResultTooLarge, available_formats, check_saya
                                         delivery, generate_batch_audio, generate_stream, to_say)
 from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
+from .openai.routes import road_of
 from .speech.attempts import naming
 from .speech.pace import check_in_time, known_paces
 from .start.fitness import register_checks
 from .start.ready import SENTENCE, at_first, get_ready, speak_again
 from .tts import (EngineError, check_option, engine_class, engine_names, give_up_engine,
-                                 declared, in_use, known_rate, load_tts_model, loaded_engines, recordings,
-                                 resolve_language, shown)
+        declared, in_use, known_rate, load_tts_model, loaded_engines, recordings, resolve_language, shown)
 from .engines.voices import Brought, asked_voice, copying, voice_at_hand
 from .contract import (STREAMED_FORMATS, TOKENS, Request, RequestError, error_result,
                                       read_request, wire_size, with_limits)
@@ -231,11 +231,13 @@ class WorkerConfig(dict):
 # %% ../nbs/09_handler.ipynb #45af5906
 CONTENT = ("audio", "tokens")
 
+def _streamed(message): return isinstance(message, str) or message.get("status") == "streaming"
+
 def hold_back(
-    message:dict, # about to be posted; loses its content if it is too large for that
+    message:Any, # about to be posted; a dict loses its content if it is too large for that
 ) -> dict: # the content, to be put back after posting; empty for what fits
     "Make a message small enough to be streamed."
-    if message["status"] == "streaming" or wire_size(message) <= PARTIAL_LIMIT: return {}
+    if _streamed(message) or wire_size(message) <= PARTIAL_LIMIT: return {}
     why = "the content is too large to be streamed and stands in the job's output"
     message["message"] = "; ".join(filter(None, [message.get("message"), why]))
     return {k: message.pop(k) for k in CONTENT if k in message}
@@ -245,11 +247,11 @@ class JobOutput:
     def __init__(self): self.room = RESULT_LIMIT - PARTIAL_LIMIT // 10  # bytes that are left but for the last
 
     def keeps(self,
-        message:dict, # about to be posted
+        message:Any, # about to be posted
     ) -> bool: # whether it belongs to the job's output
         "Count a message in, if there is room."
-        if message["status"] != "streaming": return True
-        if message["format"] != TOKENS: return False
+        if not _streamed(message): return True
+        if isinstance(message, str) or message["format"] != TOKENS: return False
         self.room -= wire_size(message)
         return self.room > 0
 
@@ -360,22 +362,28 @@ async def served(
 # %% ../nbs/09_handler.ipynb #75e5f9c3
 async def handler(
     job:dict, # `id` and `input`, as RunPod sends them
-) -> AsyncIterator[dict]: # messages as in the contract
+) -> AsyncIterator[Any]: # messages as in the contract; for OpenAI's clients, their own, and text of events
     "Answer one job of the queue, message by message."
     cfg, output = get_config(), JobOutput()
     on_shutdown(cfg)
-    work = served(job["id"], job.get("input"), JobState(cfg.job_timeout_s), cfg)
+    state, road, begun = JobState(cfg.job_timeout_s), road_of(job.get("input"), cfg), False
+    work = served(job["id"], road.given, state, cfg, road.through)
     try:
         async with aclosing(work) as messages:
             async for message in messages:
-                where = f"chunk {message['chunk']}, posting" if "chunk" in message else "posting"
+                numbered = isinstance(message, dict) and "chunk" in message
+                where = f"chunk {message['chunk']}, posting" if numbered else "posting"
                 with naming(where):
                     _keep.set(output.keeps(message))
                     content = hold_back(message)
+                begun = True
                 yield message
                 cold_start.mark("first_partial")
-                with naming(where): message.update(content)
-    except Exception as e: yield failed(e)
+                with naming(where):
+                    if content: message.update(content)
+    except Exception as e:
+        for last in road.fault(failed(e), e, state, begun): yield last
+
 
 # %% ../nbs/09_handler.ipynb #f06e14df
 class RunPodHandler(logging.Handler):

@@ -23,6 +23,7 @@ import numpy as np
 from .config import Config, get_config, resolve_device
 from .loaded import Shelf, shelf_state, take_in
 from .recordings import RECORDINGS
+from .turns import Turns
 
 # %% ../nbs/05_tts.ipynb #db407e09
 class EngineError(RuntimeError):
@@ -330,9 +331,9 @@ _turns:WeakKeyDictionary = WeakKeyDictionary()
 
 def turn(
     engine:Engine, # a loaded engine
-) -> threading.Lock: # held while the engine speaks one chunk
+) -> Turns: # held while the engine speaks one chunk
     "The lock by which jobs take turns at an engine."
-    return _turns.setdefault(engine, threading.Lock())
+    return _turns.setdefault(engine, Turns())
 
 def in_use(
     engine:Engine, # a loaded engine

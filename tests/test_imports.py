@@ -5,7 +5,7 @@ import pytest
 
 import linacodec_tier3
 
-NAMES = ("LinaCodec", "Client", "speak", "LocalEndpoint", "register_engine")
+NAMES = ("LinaCodec", "Client", "speak", "client_for", "LocalEndpoint", "register_engine")
 LIMIT_MS = 50
 HEAVY = {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "numpy", "pydantic", "requests", "runpod",
          "safetensors", "soundfile", "soxr", "torch"}
@@ -50,7 +50,7 @@ runpy.run_module("linacodec_tier3.handler", run_name="__main__")
     assert spent == "started" and not inside(ROOMS, modules)
 
 
-def test_the_five_names_are_there_and_importing_the_package_loads_none_of_them():
+def test_the_six_names_are_there_and_importing_the_package_loads_none_of_them():
     modules, names = fresh("import linacodec_tier3; spent = dir(linacodec_tier3)")
     assert set(NAMES) == set(linacodec_tier3.__all__) <= set(names)
     assert not HEAVY & modules and inside("linacodec_tier3", modules) == {"linacodec_tier3"}

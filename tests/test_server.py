@@ -5,15 +5,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import av
+import numpy as np
 import openai
 import pytest
 import requests
 
-from linacodec_tier3.client import Client, batch, in_order, poll
+from linacodec_tier3.client import Client, batch, batch_audio, in_order, joined, poll, speak
+from linacodec_tier3.codec import LinaCodec
 from linacodec_tier3.contract import FORMATS, STREAMED_FORMATS, check_message
+from linacodec_tier3.direct import DirectClient, client_for
 from linacodec_tier3.local.endpoint import LocalEndpoint
 from linacodec_tier3.openai.encoders import STREAM_FORMATS
 from linacodec_tier3.server import http_lines
+from linacodec_tier3.weights.store import bundled
 from support_server import free_port, pinged, serving
 
 LINE = ("The harbour lay still. Eleven boats rocked on their ropes, and nobody spoke. "
@@ -67,6 +71,17 @@ def test_two_roads_one_answer_whole(server, queue, format):
     given = dict(text=LINE, seed=7, output_format=format)
     [over_http] = lines_of(server, **given)
     assert lasting(over_http) == lasting(batch(queue, **given))
+
+
+@pytest.mark.parametrize("format", ["linacodec_tokens", "pcm_16"])
+def test_our_clients_hear_the_same_by_either_road(server, queue, format):
+    codec = LinaCodec.from_pretrained(bundled(), device="cpu")
+    clients = [client_for(url, codec=codec) for url in (server, queue.url)]
+    heard = [joined(speak(c, TEXT, seed=7, output_format=format)) for c in clients]
+    assert [type(c) for c in clients] == [DirectClient, Client] and heard[0][1] == heard[1][1] == 48_000
+    assert np.array_equal(heard[0][0], heard[1][0]) and len(heard[0][0]) > 48_000
+    whole = [batch_audio(batch(c, LINE, seed=7, output_format=format), codec) for c in clients]
+    assert np.array_equal(whole[0][0], whole[1][0])
 
 
 # -- OpenAI's own client

@@ -144,6 +144,7 @@ class EndpointSettings:
     start_timeout:float = 120.0 # seconds a worker has to ask for its first job
     rate_limits:bool = False # answer 429 to what the platform would find too much
     short_times:bool = False # accept limits of time below the platform's shortest, for tests
+    cutoff:float|None = None # seconds until /runsync and /openai answer 524, as a proxy does; None: never
 
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.endpoint_id):
@@ -165,7 +166,7 @@ class LocalEndpoint:
     def _new_state(self):
         s, rates = self.settings, RateLimits() if self.settings.rate_limits else None
         return EndpointState(s.endpoint_id, s.api_key, post_delay=s.post_delay, on_partial=s.on_partial,
-                             grace=s.grace, short_times=s.short_times, rates=rates)
+                             grace=s.grace, short_times=s.short_times, rates=rates, cutoff=s.cutoff)
 
     def _ask(self, look): # in the loop while there is one
         async def inside(): return look(self._state)

@@ -18,7 +18,9 @@ from ..config import PARTIAL_LIMIT, RESULT_LIMIT, SYNC_RESULT_LIMIT
 from ..contract import FINAL_STATES
 from .jobs import (JobStore, RateLimits, Refusal, add_partial, cancel, describe, expire,
                                         finish, forget, hand_out, purge, retry, running, submit, take, tally)
+from .openai import TextOnce, openai_job, whole_answer
 from .process import WorkerSlot, mark_served, mark_up, retire, slot_state
+from ..openai.requests import OpenAIError
 
 # %% ../../nbs/local/02_routes.ipynb #5c60c980
 class Changes:
@@ -33,7 +35,7 @@ class Changes:
     async def wait_for(
         self,
         look:Callable[[], Any], # called at once and after every change
-        seconds:float, # how long to wait
+        seconds:float|None, # how long to wait; None: without end
     ) -> Any: # the first true value of `look()`, or its last one when the time is over
         "Wait until `look()` gives something true."
         try:
@@ -58,6 +60,7 @@ class EndpointState:
     grace:float = 10.0 # seconds between SIGTERM and SIGKILL for a worker that is replaced
     short_times:bool = False # limits of time may be shorter than the platform's shortest
     rates:RateLimits|None = None # refuses what comes too often; None: nothing
+    cutoff:float|None = None # seconds after which a request that waits for a job gets 524; None: never
     stopping:bool = False # no more jobs are handed to workers
 
     def slot(self,
@@ -106,8 +109,10 @@ def _counted(request): # the kind of a client's request is what follows the endp
         if limited: rates.leave(kind)
 
 # %% ../../nbs/local/02_routes.ipynb #2fdbe7bf
-def _error(status, message, headers=None):
-    return web.json_response({"error": message}, status=status, headers=headers)
+def _error(request, status, message, headers=None): # in the form of its clients
+    openai = request.path.split("/")[3:4] == ["openai"]
+    body = OpenAIError(message, status).body() if openai else {"error": message}
+    return web.json_response(body, status=status, headers=headers)
 
 @web.middleware
 async def _errors_as_json(request, handler):
@@ -115,11 +120,11 @@ async def _errors_as_json(request, handler):
     try:
         _check_key(request)
         with _counted(request): return await handler(request)
-    except Fault as fault: return _error(fault.status, str(fault), fault.headers)
-    except web.HTTPException as err: return _error(err.status, f"{asked}: {err.reason}")
+    except Fault as fault: return _error(request, fault.status, str(fault), fault.headers)
+    except web.HTTPException as err: return _error(request, err.status, f"{asked}: {err.reason}")
     except Exception as err:
         _log.exception("%s failed", asked)
-        return _error(500, f"{type(err).__name__}: {err}")
+        return _error(request, 500, f"{type(err).__name__}: {err}")
 
 # %% ../../nbs/local/02_routes.ipynb #04ecc735
 async def _keep_time(app): # aiohttp starts it with the server and ends it with the server
@@ -215,11 +220,17 @@ def _wait(request): # seconds, or None where the request does not say
         raise Fault(400, f"'wait' must be {shortest} to {LONGEST_WAIT} ms, not {text[:40]!a}")
     return int(text) / 1000
 
+async def _until(request, so, seconds): # as `Changes.wait_for`, but no longer than the proxy in front waits
+    state = request.app[_STATE]
+    cut = state.cutoff is not None and state.cutoff < (math.inf if seconds is None else seconds)
+    found = await state.changes.wait_for(so, state.cutoff if cut else seconds)
+    if cut and not found: raise Fault(524, f"no answer within {state.cutoff:g} s; the job goes on: use /run")
+    return found
+
 async def _runsync(request):
     wait = _wait(request)
     job = await _submit(request, sync=True, wait=wait or 0.0)
-    ended = lambda: job.status in FINAL_STATES
-    await request.app[_STATE].changes.wait_for(ended, wait or SYNC_WAIT / 1000)
+    await _until(request, lambda: job.status in FINAL_STATES, wait or SYNC_WAIT / 1000)
     return web.json_response(describe(_found(request, job.id)))
 
 # %% ../../nbs/local/02_routes.ipynb #5ac9d79a
@@ -267,6 +278,39 @@ async def _requests(request):
     for job in jobs: job.pop("output", None)
     return web.json_response({"requests": jobs})
 
+# %% ../../nbs/local/02_routes.ipynb #02e9ffd1
+async def _openai(request):
+    state, posted = request.app[_STATE], request.method == "POST"
+    body, size = await _read_json(request, RESULT_LIMIT) if posted else (None, 0)
+    if size > RESULT_LIMIT: raise Fault(413, f"the request has {size} bytes; the limit is {RESULT_LIMIT}")
+    given = openai_job(request.path_qs.partition("/openai")[2], {} if posted and body is None else body)
+    job = submit(state.store, given, held=size)
+    state.changes.notify()
+    try:
+        await _until(request, lambda: job.partials or job.status in FINAL_STATES, None)
+        first = job.partials[0][0].get("output") if job.partials else None
+        if isinstance(first, str): return await _events(request, job)
+        await _until(request, lambda: job.status in FINAL_STATES, None)
+        told, headers = whole_answer(job), {"X-Job-Id": job.id, "X-Request-Id": job.id}
+        headers |= {"Content-Type": told.media_type} | told.headers
+        return web.Response(status=told.status, body=told.body, headers=headers)
+    finally:
+        cancel(state.store, job)
+        state.changes.notify()
+
+# %% ../../nbs/local/02_routes.ipynb #a296a38a
+async def _events(request, job): # as they come; ends with the client
+    state, once = request.app[_STATE], TextOnce(job)
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+    answer = web.StreamResponse(headers=headers | {"X-Job-Id": job.id, "X-Request-Id": job.id})
+    await answer.prepare(request)
+    while not once.over:
+        await state.changes.wait_for(lambda: job.partials or job.status in FINAL_STATES, None)
+        if text := once.take(): await answer.write(text.encode())
+    await answer.write(once.end().encode())
+    await answer.write_eof()
+    return answer
+
 # %% ../../nbs/local/02_routes.ipynb #d8450e2d
 def endpoint_health(
     state:EndpointState, # read only
@@ -289,7 +333,8 @@ def client_routes(
     return [post("run", _run), post("runsync", _runsync), get("stream/{job}", _stream),
             web.get(f"{base}/status/{{job}}", _status), post("status/{job}", _status),
             post("cancel/{job}", _cancel), post("retry/{job}", _retry), post("purge-queue", _purge),
-            get("requests", _requests), web.get(f"{base}/health", _health)]
+            get("requests", _requests), web.get(f"{base}/health", _health),
+            web.get(f"{base}/openai/v1/{{path:.*}}", _openai), post("openai/v1/{path:.*}", _openai)]
 
 # %% ../../nbs/local/02_routes.ipynb #0364d895
 WORKER_HOLD = 5.0 # seconds that job-take and job-stop are held

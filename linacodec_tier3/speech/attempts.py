@@ -45,11 +45,11 @@ def its_turn(
     job:JobState, # which waits
     number:int, # of the chunk
 ) -> Engine: # locked, see `tts.turn`; where it was given up, the one in its place; raises `JobStopped`
-    "Wait for a job's turn at an engine."
+    "Wait for a job's turn at an engine: who runs dry first is first."
     with job.timed("queued"), job.at(f"before chunk {number}"):
         while True:
             model = successor(model)
-            if turn(model).acquire(timeout=TURN_S): return model
+            if turn(model).acquire(timeout=TURN_S, due=job.due()): return model
             job.check(f"before chunk {number}")
 
 

@@ -14,8 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from starlette.responses import Response
 from ..audio import from_base64
-from ..background import JobState, JobStopped
-from ..codec.protocol import CodecUnavailable
+from ..background import JobState
 from ..config import Config
 from ..contract import RequestError, error_result, payload
 from ..generators import ResultTooLarge
@@ -23,19 +22,18 @@ from ..handler import failed, served
 from ..openai.answers import as_sse, speech_bytes, speech_events
 from ..openai.encoders import STREAM_FORMATS
 from ..openai.requests import OpenAIError
+from ..openai.routes import fault_status
 from .line import Busy, Closed, RequestLine
 
 # %% ../../nbs/web/01_answers.ipynb #1849ee8c
-STATUS = ((Busy, 429), (Closed, 503), (CodecUnavailable, 503), (ResultTooLarge, 413), (RequestError, 400))
+STATUS = {Busy: 429, Closed: 503}  # of what only a server can say
 
 def status_of(
     error:Exception, # that ended a job, or kept it from its start
     job:JobState, # whether its time is up
 ) -> int: # of HTTP
     "The number of a fault."
-    if isinstance(error, OpenAIError): return error.status
-    if isinstance(error, JobStopped): return 503 if job.remaining() else 504
-    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+    return STATUS.get(type(error)) or fault_status(error, job)
 
 # %% ../../nbs/web/01_answers.ipynb #13c105c0
 def as_lines(
@@ -61,6 +59,7 @@ class AnswerForm:
     through:Callable # messages -> bytes, in the thread that makes the messages
     last_line:Callable|None = None # an error -> how it ends a stream; None: the connection breaks instead
     body:Callable = lambda message, error: message # an error before anything was sent -> JSON
+    headers:tuple = () # (name, value), beside the usual ones
 
 LINES = AnswerForm("application/x-ndjson", as_lines, lambda m: next(as_lines([m])))
 EVENTS = AnswerForm("text/event-stream", as_sse, lambda m: next(as_sse([m])))
@@ -86,14 +85,16 @@ def openai_body(
 
 def openai_form(
     format:str, # a key of `STREAM_FORMATS`
-    text:str="", # of the request; "" for bare sound, else events
+    text:str="", # of the request
+    events:bool=False, # OpenAI's events instead of bare sound
+    headers:tuple=(), # (name, value) of the answer
 ) -> AnswerForm: # of a stream of `pcm_24`
     "Speech as OpenAI's clients want it."
     kind, sound = STREAM_FORMATS[format].media_type, lambda m: speech_bytes(m, format)
-    if not text: return AnswerForm(kind, sound, None, openai_body)
-    events = lambda m: as_sse(speech_events(m, format, text, limit=64_000))
+    if not events: return AnswerForm(kind, sound, None, openai_body, headers)
+    told = lambda m: as_sse(speech_events(m, format, text, limit=64_000))
     last = lambda m: next(as_sse([{"type": "error", **openai_body(m, RuntimeError())}]))
-    return AnswerForm("text/event-stream", events, last, openai_body)
+    return AnswerForm("text/event-stream", told, last, openai_body, headers)
 
 # %% ../../nbs/web/01_answers.ipynb #bf908d2c
 class ServerState:
@@ -146,12 +147,15 @@ def _start(status, media_type, *more): # the message that begins an answer
 # %% ../../nbs/web/01_answers.ipynb #e7cc4e4e
 FAULT_S = 5.  # seconds in which a client may take the news of a fault
 
+def _named(answer): # the second is what OpenAI's clients show of it
+    return ("x-job-id", answer.id), ("x-request-id", answer.id)
+
 async def _send(answer, data, job, send):
     async with asyncio.timeout(max(job.remaining(), 0.01)):  # a client that does not read
         if not answer.begun:
             answer.begun = True
             answer.state.first_sound_s.append(job.elapsed())
-            await send(_start(200, answer.form.media_type, ("x-job-id", answer.id)))
+            await send(_start(200, answer.form.media_type, *_named(answer), *answer.form.headers))
         await send(dict(type="http.response.body", body=data, more_body=True))
 
 async def _fault(answer, e, job, send):
@@ -164,7 +168,7 @@ async def _fault(answer, e, job, send):
 async def _told(answer, e, job, send, message, turned_away):
     if not answer.begun:
         again = [("retry-after", str(getattr(e, "pause_s", 1)))] if turned_away else []
-        await send(_start(status_of(e, job), "application/json", *again))
+        await send(_start(status_of(e, job), "application/json", *_named(answer), *again))
         message = answer.form.body(message, e)
         return await send(dict(type="http.response.body", body=json.dumps(message).encode()))
     if not answer.form.last_line: return  # the server breaks the connection
