@@ -124,7 +124,7 @@ def test_a_long_text_stays_in_sight(page):
 
 def test_picture_of_it_for_the_docs(page): # PAGE_PICTURE=nbs/images/page.png keeps it
     page.set_viewport_size(dict(width=760, height=640))
-    speak(page, TEXT)
+    speak(page, TEXT.replace("🌊 ", ""))  # not every machine has a font for it
     page.wait_for_selector("#said mark")
     shot = page.screenshot()
     assert len(shot) > 10_000
