@@ -78,7 +78,7 @@ http-measured: $(READY) ## first sound by HTTP and through the queue, 90 seconds
 	@$(BIN)/python .ci/outputs.py nbs/26_http_measured.ipynb
 
 load: $(READY) ## 32 listeners at once by HTTP, then three times what processors can carry, seven minutes; stored for the same
-	@HTTP_RESULT=nbs/data/http.json $(BIN)/python -m pytest tests/test_load.py --slow -rs -p no:xdist
+	@HTTP_RESULT=nbs/data/http.json $(BIN)/python -m pytest tests/test_load.py --slow -m slow -rs -p no:xdist
 	@$(BIN)/python .ci/outputs.py nbs/26_http_measured.ipynb
 
 nano: $(SLOW) ## train the small codec from nothing into OUT=out (a night on two cores); FROM=linacodec-nano: go on from the one in the package

@@ -23,7 +23,7 @@ SITE = re.compile(r"https://linacodec-tier3\.github\.io/linacodec_tier3/?")
 GROUPS = (
     ("Start", ("index.ipynb", "00_*.ipynb", "20_*.ipynb")),
     ("Deployment", ("37_*.ipynb", "38_*.ipynb")),
-    ("Guides", ("3?_*.ipynb", "2?_*.ipynb")),
+    ("Guides", ("25_http.ipynb", "3?_*.ipynb", "2?_*.ipynb")),
     ("The worker, settings to engines", (
         "01_*.ipynb", "02_*.ipynb", "03_*.ipynb", "text/*.ipynb", "04_*.ipynb", "05_*.ipynb",
         "engines/*.ipynb", "speech/*.ipynb", "weights/*.ipynb")),

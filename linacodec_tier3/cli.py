@@ -203,15 +203,18 @@ def follow_request(
 
 # %% ../nbs/13_cli.ipynb #ed11356b
 def local_endpoint(
-    **settings, # of the endpoint
-) -> Any: # a `LocalEndpoint`, not started; raises `RuntimeError` where it is not installed
+    by_http:bool=False, # a load balancer in place of a queue
+    **settings, # of either
+) -> Any: # a `LocalEndpoint` or a `LoadBalancer`, not started; raises `RuntimeError` if it is not installed
     "RunPod's API on this machine, which the worker's image leaves out."
-    try: from linacodec_tier3.local.endpoint import LocalEndpoint
+    try:
+        from linacodec_tier3.local.balancer import LoadBalancer
+        from linacodec_tier3.local.endpoint import LocalEndpoint
     except ModuleNotFoundError as e:
         if not (e.name or "").startswith("linacodec_tier3.local"): raise
         raise RuntimeError("this installation has no local endpoint; `run --url` speaks through one "
                            "that is up") from None
-    return LocalEndpoint(**settings)
+    return LoadBalancer(**settings, active=1) if by_http else LocalEndpoint(**settings)
 
 @contextmanager
 def somewhere(
@@ -312,9 +315,11 @@ def serve_command(
 ) -> None: # until interrupted
     "What `linacodec-tier3 serve` does."
     key = clean_key(args.api_key)
-    local = local_endpoint(port=args.port, workers=args.workers, api_key=key).start()
-    lines = curl_lines(local.endpoint_url, key)
-    said = f"serving at {local.endpoint_url}, Ctrl-C ends it\n\n{lines}"
+    local = local_endpoint(args.http, port=args.port, workers=args.workers, api_key=key).start()
+    if args.http: from linacodec_tier3.server import http_lines as lines
+    else: lines = curl_lines
+    url = local.url if args.http else local.endpoint_url
+    said = f"serving at {url}, Ctrl-C ends it\n\n{lines(url, key)}"
     local.serve_forever(ready=lambda: print(said, flush=True))
 
 def http_command(
@@ -416,6 +421,7 @@ def _run_options(p):
 def _serve_options(p):
     p.add_argument("--port", type=int, default=8000)
     p.add_argument("--workers", type=int, default=1)
+    p.add_argument("--http", action="store_true", help="no queue, but servers by HTTP behind a load balancer")
     p.add_argument("--api-key", help="what clients must send as bearer token")
 
 # %% ../nbs/13_cli.ipynb #04130251

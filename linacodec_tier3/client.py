@@ -200,9 +200,13 @@ def retry_after(
     try: return max(0., parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError): return 0.
 
-# %% ../nbs/11_client.ipynb #ff1adf41
 _PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
+def _no_queue(r, asked): # what may be wrong where jobs cannot be queued
+    if r.status_code != 404 or not asked.endswith("/run"): return ""
+    return "; is there a queue? A server by HTTP has no /v2/ in its address"
+
+# %% ../nbs/11_client.ipynb #ff1adf41
 def http_fault(
     e:requests.RequestException, # as it was raised
     asked:str, # method and URL
@@ -222,7 +226,7 @@ def json_answer(
     pause = retry_after(r.headers.get("Retry-After"))
     if r.status_code == 429: raise PassingFault(f"{came}: {body}", busy=True, sent=False, pause_s=pause)
     if r.status_code == 408 or r.status_code >= 500: raise PassingFault(f"{came}: {body}", pause_s=pause)
-    if not r.ok: raise StreamError(f"{came}: {body}")
+    if not r.ok: raise StreamError(f"{came}: {body}{_no_queue(r, asked)}")
     try: answer = r.json()
     except (ValueError, RecursionError): answer = None
     if isinstance(answer, dict): return answer

@@ -31,13 +31,13 @@ def is_queue(
     "Whether jobs are queued there, by the shape of its URL."
     try: parts = urlsplit(url.strip())
     except ValueError: parts = urlsplit("")
-    path = parts.path.rstrip("/")
+    path, shown = parts.path.rstrip("/"), brief(url.partition("?")[0].rpartition("@")[2])  # without a key
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-        raise StreamError(f"{brief(url.rpartition('@')[2])} is no endpoint's address; expected {ADDRESSES}")
+        raise StreamError(f"{shown} is no endpoint's address; expected {ADDRESSES}")
     if more := re.search(r"/v2/[^/]+(/.+)$", path):
-        raise StreamError(f"{brief(url)}: leave {more[1]} out; the address of a queue ends with its name")
+        raise StreamError(f"{shown}: leave {more[1]} out; the address of a queue ends with its name")
     if path == "/v2" or not path and parts.hostname == "api.runpod.ai":
-        raise StreamError(f"{brief(url)}: the endpoint's name is missing; expected {ADDRESSES}")
+        raise StreamError(f"{shown}: the endpoint's name is missing; expected {ADDRESSES}")
     return bool(re.search(r"/v2/[^/]+$", path))
 
 # %% ../nbs/12_direct.ipynb #5d9a9130
@@ -62,7 +62,7 @@ def speech_fault(
     if NO_WORKERS in text: return PassingFault(came, busy=True, sent=False, pause_s=max(rest, cold))
     if status == 429: return PassingFault(came, busy=True, sent=False, pause_s=rest)
     if status == 503 and given or ENDING in why: return PassingFault(came, pause_s=rest)
-    if isinstance(said, dict) and said.get("status") == "error" and status != 401: return Declined(why)
+    if status == 413 or why and said.get("status") == "error" and status != 401: return Declined(why or came)
     if status == 408 or status >= 500: return PassingFault(came, pause_s=rest)
     return _elsewhere(r, came, text, cold)
 
@@ -171,7 +171,7 @@ class DirectClient(Client):
         url:str, # as in "http://127.0.0.1:8001", or "https://ENDPOINT_ID.api.runpod.ai"
         api_key:str|None=None, # the server's API_KEY, or RunPod's
         codec:Any=None, # decodes tokens: has `decode(tokens, embedding)`
-        timeout_s:float=120., # for a connection, and between two messages
+        timeout_s:float=180., # without a byte: a load balancer may hold a request for two minutes
         patience_s:float=420., # how long to ask again while no worker is up, or all are busy
         job_s:float=600., # how long a job may take that answers in one piece
         resumes:int=3, # how often a stream that broke is asked for again
@@ -295,8 +295,8 @@ def _is_news(self, job, message): # whether it is to be handed out; notes how th
     is_new = seq not in job.sums
     if job.sums.setdefault(seq, mine) != mine:
         raise StreamError(f"the stream broke off, and partial {seq} was another one when it was asked for "
-                          "again: another version of the worker or other settings, or an engine that does "
-                          "not keep to its seed; ask again for all of it")
+                          "again: another worker with another version, settings or kind of GPU, or an "
+                          "engine that does not keep to its seed; ask again for all of it")
     return is_new
 
 # %% ../nbs/12_direct.ipynb #1560835f

@@ -42,6 +42,7 @@ from .web.docs import add_docs
 from .web.voices import add_voice_routes
 from .web.answers import (EVENTS, LINES, MEDIA_TYPES, OBJECT, Answer, AnswerForm,
                                           ServerState, openai_form, sound_form)
+from .web.metrics import add_metrics
 
 # %% ../nbs/10_server.ipynb #38154cac
 def input_in(
@@ -238,7 +239,8 @@ def http_lines(
     return HTTP_LINES.format(url=url, auth=' -H "Authorization: Bearer $API_KEY"' if api_key else "")
 
 # %% ../nbs/10_server.ipynb #7fa56bba
-TAKEN = ("/health", "/voices", "/speak", "/docs", "/openapi.json")  # paths at which no load balancer may ask
+# paths at which no load balancer may ask
+TAKEN = ("/health", "/voices", "/speak", "/metrics", "/docs", "/openapi.json")
 
 def make_app(
     state:ServerState, # of the server
@@ -253,12 +255,13 @@ def make_app(
     add_routes(app, state)
     add_openai_routes(app, state)
     add_voice_routes(app, state.cfg)
-    add_docs(app, state.cfg, http_lines)
     open_paths = (state.cfg.health_check_path, "GET /", "GET /docs", "GET /openapi.json")
     app.add_middleware(KeyGuard, key=state.cfg.api_key, open_paths=open_paths)
     if origins := [o for o in state.cfg.cors_origins.split(",") if o]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"],
                            expose_headers=["retry-after", "x-job-id", "x-speed"])
+    add_metrics(app, state)
+    add_docs(app, state.cfg, http_lines)
     app.add_middleware(PlainPaths)
     return app
 

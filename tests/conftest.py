@@ -25,7 +25,7 @@ SLOWEST = ("test_client_faults", "test_memory", "test_codec_product", "03_recipe
            "test_soak", "06_words", "test_faults", "test_text_fuzz", "test_stops", "test_laws",
            "test_volume", "test_weights", "test_fuzz", "test_local", "test_install", "22_speed",
            "12_linacodec", "25_precision", "02_objectives", "test_chunker", "test_fault_matrix",
-           "test_fitness", "test_server", "test_http_engine", "test_cold_start", "01_messages",
+           "test_fitness", "test_server", "test_openai", "test_http_engine", "test_cold_start", "01_messages",
            "09_handler", "13_cli", "01_evaluation", "23_gpu", "test_bucket", "test_run_all",
            "test_site_seen", "test_image")
 ALONE = ("[07_background.ipynb]", "[08_generators.ipynb]", "[21_benchmarks.ipynb]")

@@ -154,8 +154,8 @@ async def one(plan, n, sessions, records): # a listener's two minutes
     pause = lambda: rng.expovariate(plan["rate"] / plan["clients"]) if plan["rate"] else 0.
     after = time.monotonic() + pause()
     for _ in range(plan["jobs"]):
+        if after > until: return
         await asyncio.sleep(max(0., after - time.monotonic()))
-        if time.monotonic() > until: return
         want = asked(rng, plan)
         for tries in itertools.count(1):
             record = await ask(sessions[want["slow"]], plan["url"], want)

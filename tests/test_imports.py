@@ -14,6 +14,7 @@ NOT_NEEDED = { # what the use of a name leaves alone
     "LinaCodec": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "requests", "runpod"},
     "Client": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "runpod", "torch"},
     "speak": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "runpod", "torch"},
+    "client_for": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "runpod", "torch"},
     "LocalEndpoint": {"boto3", "hibari_tts", "huggingface_hub", "runpod", "torch"},
     "register_engine": {"aiohttp", "boto3", "hibari_tts", "huggingface_hub", "runpod", "torch"},
 }

@@ -16,11 +16,12 @@ from support_server import serving, store
 RESULT = os.environ.get("HTTP_RESULT")  # where the long run is stored, if anywhere
 SECONDS = float(os.environ.get("LOAD_SECONDS") or 120)  # of each of its two phases
 LISTENERS, AT_WORK, LINE = 32, 8, 8
-SHARE = 0.5  # of what the processors can do, which listeners ask for in the first phase
+SHARE = 0.6  # of what the processors can do, which listeners ask for in the first phase
 FIRST_MS = (0, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # edges of a histogram; the last one is open
 UNDERRUN_MS = (0, 1, 10, 30, 100, 300, 1000)
 PLAN = dict(text=PARAGRAPH, longest=7,  # two words of it to 2 ** `longest`
             seed=1, rate=0, slow=0.03, leave=0.05, jobs=10**9)
+FOREVER_S = 600
 GROWTH = 1.1  # of memory, at most, after the warm-up
 
 
@@ -87,14 +88,17 @@ def histogram(values, edges): # how many from each edge to the next
     return [sum(low <= v < high for v in values) for low, high in zip(edges, (*edges[1:], float("inf")))]
 
 
-def summary(records, seconds): # of one phase
+def summary(records): # of one phase
     "What listeners heard, in figures."
+    seconds = max(r["at_s"] + r["wall_s"] for r in records) - min(r["at_s"] for r in records)
     whole = [r for r in records if r["end"] == "whole"]
     first = [1e3 * r["first_s"] for r in whole if r["way"] != "whole"]
     dry = [1e3 * r["underrun_s"] for r in whole if r["underrun_s"] is not None]
     pauses = [r["pause_s"] for r in records if r["end"] == "refused"]
+    worst = sorted((r for r in whole if r["underrun_s"]), key=lambda r: -r["underrun_s"])[:3]
+    worst = [{k: r[k] for k in ("format", "way", "service", "slow", "sound_s", "underrun_s")} for r in worst]
     return dict(
-        seconds=round(seconds, 1), ends=dict(Counter(r["end"] for r in records)),
+        worst=worst, seconds=round(seconds, 1), ends=dict(Counter(r["end"] for r in records)),
         kinds=dict(sorted(Counter(f"{r['format']}, {r['way']}" for r in whole).items())),
         slow=sum(r["slow"] for r in whole), came_again=sum(r["tries"] > 1 for r in whole),
         pause_s=[min(pauses), max(pauses)] if pauses else [],
@@ -104,11 +108,17 @@ def summary(records, seconds): # of one phase
         underrun_histogram=histogram(dry, UNDERRUN_MS))
 
 
+def a_second(records, seconds): # answers, while clients still asked; what was half done then counts half
+    start = min(r["at_s"] for r in records)
+    shares = [(start + seconds - r["at_s"]) / r["wall_s"] for r in records if r["end"] == "whole"]
+    return sum(min(1., max(0., share)) for share in shares) / seconds
+
+
 def phase(server, **plan): # -> what is stored
-    start = time.monotonic()
     with Watch(*server) as watch: records = listen(server[1], **plan)
     rate = dict(asked_a_second=round(plan["rate"], 2)) if plan.get("rate") else {}
-    return rate | summary(records, time.monotonic() - start) | watch.told()
+    if plan["seconds"] < FOREVER_S: rate["answered_a_second"] = round(a_second(records, plan["seconds"]), 2)
+    return rate | summary(records) | watch.told()
 
 
 def all_whole(found): # whoever was admitted and stayed
@@ -153,8 +163,8 @@ def test_two_minutes_of_thirty_two_listeners_and_three_times_as_much():
     with serving(CONCURRENCY=str(AT_WORK), HTTP_LINE=str(LINE)) as server:
         listen(server[1], seconds=SECONDS / 10, clients=LISTENERS)  # every format, every length
         before = at_rest(*server)
-        full = phase(server, seconds=SECONDS / 10, clients=AT_WORK, slow=0, leave=0, seed=2)
-        asked = SHARE * full["ends"]["whole"] / full["seconds"]
+        full = phase(server, seconds=max(8, SECONDS / 10), clients=AT_WORK, slow=0, leave=0, seed=2)
+        asked = SHARE * full["answered_a_second"]
         carried = phase(server, seconds=SECONDS, clients=LISTENERS, rate=asked, seed=3)
         between = at_rest(*server)
         beyond = phase(server, seconds=SECONDS, clients=LISTENERS, rate=3 * asked, seed=4)
@@ -174,14 +184,15 @@ def judge(found):
     assert beyond["ends"]["refused"] > carried["ends"].get("refused", 0), (carried["ends"], beyond["ends"])
     assert beyond["came_again"]
     assert beyond["most"]["at_work"] <= found["at_work"] and beyond["most"]["waiting"] <= found["line"]
-    assert rest["after"]["mb"] < GROWTH * rest["between"]["mb"] and rest["after"]["files"] < 100, rest
-    assert carried["memory_mb"][-1] < GROWTH * carried["memory_mb"][1], carried["memory_mb"]
+    for phase in (carried, beyond):  # the first third finds lengths, and as much at once, that are new
+        assert phase["memory_mb"][-1] < GROWTH * phase["memory_mb"][3], phase["memory_mb"]
+    assert rest["after"]["files"] <= rest["before"]["files"] + 8, rest  # connections that are kept
 
 
 @pytest.mark.slow
 def test_six_hundred_answers_leave_memory_where_it_was():
     with serving(CONCURRENCY="4") as server:
-        found = phase(server, seconds=600, clients=4, jobs=150, slow=0, leave=0, longest=5, seed=5)
+        found = phase(server, seconds=FOREVER_S, clients=4, jobs=150, slow=0, leave=0, longest=5, seed=5)
     if RESULT: store(RESULT, "memory", found)
     all_whole(found)
     assert found["ends"] == {"whole": 600} and found["memory_mb"][-1] < GROWTH * found["memory_mb"][1], found
@@ -191,9 +202,9 @@ def test_six_hundred_answers_leave_memory_where_it_was():
 def test_what_more_places_bring():
     found = {}
     for places in (1, 2, 4, 8, 16):
-        with serving(CONCURRENCY=str(places)) as server:
-            listen(server[1], seconds=SECONDS / 40, clients=places)
-            found[places] = phase(server, seconds=SECONDS / 15, clients=places, slow=0, leave=0, seed=6)
+        with serving(CONCURRENCY=str(places), HTTP_LINE=str(LISTENERS)) as server:
+            listen(server[1], seconds=SECONDS / 40, clients=AT_WORK)
+            found[places] = phase(server, seconds=SECONDS / 15, clients=AT_WORK, slow=0, leave=0, seed=6)
             all_whole(found[places])
     keep = ("seconds", "ends", "sound_s", "first_ms", "underrun_ms", "memory_mb")
     if RESULT: store(RESULT, "places", {n: {k: of[k] for k in keep} for n, of in found.items()})

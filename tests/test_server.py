@@ -111,7 +111,7 @@ def test_openais_client_raises_its_own_errors(client):
     with pytest.raises(openai.NotFoundError, match="whisper-1") as unknown:
         speak(model="whisper-1", voice="alloy", input="Hi.")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-    for name, wrong in dict(speed=dict(speed=4), nobody=dict(voice="nobody"), empty=dict(input=" ")).items():
+    for name, wrong in dict(speed=dict(speed=5), nobody=dict(voice="nobody"), empty=dict(input=" ")).items():
         with pytest.raises(openai.BadRequestError, match=name):
             speak(**dict(model="tts-1", voice="alloy", input="Hi.") | wrong)
 

@@ -283,7 +283,8 @@ async def _openai(request):
     state, posted = request.app[_STATE], request.method == "POST"
     body, size = await _read_json(request, RESULT_LIMIT) if posted else (None, 0)
     if size > RESULT_LIMIT: raise Fault(413, f"the request has {size} bytes; the limit is {RESULT_LIMIT}")
-    given = openai_job(request.path_qs.partition("/openai")[2], {} if posted and body is None else body)
+    route = f"/v1/{request.match_info['path']}" + (f"?{request.query_string}" if request.query_string else "")
+    given = openai_job(route, {} if posted and body is None else body)
     job = submit(state.store, given, held=size)
     state.changes.notify()
     try:

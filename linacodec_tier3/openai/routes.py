@@ -43,7 +43,7 @@ def no_route(
     known:bool=False, # the path is there, for other methods
 ) -> OpenAIError: # with the status, and the code that OpenAI's own server gives
     "What a request for nothing that there is gets."
-    what = f"{method[:20]} {path[:100]}"
+    what = ascii(f"{method[:20]} {path[:100]}")[1:-1]  # whatever stands there can be sent
     if known: return OpenAIError(f"{what}: this path has other methods", 405, code="method_not_supported")
     there = f"POST {SPEECH_PATH}, GET {', '.join(LISTS)}"
     return OpenAIError(f"{what}: there is no such path; known: {there}", 404, code="unknown_url")
@@ -121,7 +121,7 @@ def _openai_fault(events, message, error, job, begun):
     wrong = wrong or OpenAIError(message["error"], fault_status(error, job))
     if events and begun: yield _text({"type": "error"} | wrong.body())
     told = wrong.body() | {"status_code": wrong.status}
-    yield {"error": json.dumps(told, ensure_ascii=False)}
+    yield {"error": json.dumps(told)}
 
 def _text(event): return next(as_sse([event])).decode()
 

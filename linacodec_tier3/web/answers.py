@@ -155,7 +155,8 @@ async def _send(answer, data, job, send):
         if not answer.begun:
             answer.begun = True
             answer.state.first_sound_s.append(job.elapsed())
-            await send(_start(200, answer.form.media_type, *_named(answer), *answer.form.headers))
+            more = *_named(answer), *answer.form.headers, ("x-accel-buffering", "no")  # else nginx keeps it
+            await send(_start(200, answer.form.media_type, *more))
         await send(dict(type="http.response.body", body=data, more_body=True))
 
 async def _fault(answer, e, job, send):
