@@ -52,7 +52,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[f"{cfg['lib_name']}*"]),
-    package_data={f"{cfg['lib_name']}.codec": ["linacodec-nano/**"], f"{cfg['lib_name']}.web": ["page.html"]},
+    package_data={f"{cfg['lib_name']}.codec": ["linacodec-nano/**"], f"{cfg['lib_name']}.web": ["*.html"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={

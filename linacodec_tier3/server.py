@@ -40,6 +40,8 @@ from .start.ready import get_ready
 from .tts import EngineError, said
 from .web.bodies import body_of, discard, turned_down
 from .web.connections import files_for, watching
+from .web.docs import add_docs
+from .web.voices import add_voice_routes
 from .web.answers import (EVENTS, LINES, MEDIA_TYPES, OBJECT, Answer, AnswerForm,
                                           ServerState, openai_form, sound_form)
 from .web.metrics import add_metrics
@@ -258,18 +260,20 @@ def make_app(
     if state.cfg.health_check_path in TAKEN:
         raise ConfigError(f"HEALTH_CHECK_PATH={state.cfg.health_check_path!r}: answers something else; "
                           "choose another one, as in /ping")
-    app = FastAPI(title="LinaCodec Tier 3", version=__version__, redirect_slashes=False,
-                  summary="Speech while it is being spoken")
+    app = FastAPI(title="LinaCodec Tier 3", version=__version__, redirect_slashes=False, docs_url=None,
+                  redoc_url=None, openapi_url=None, summary="Speech while it is being spoken")
     add_errors(app)
     add_routes(app, state)
     add_openai_routes(app, state)
     add_socket_routes(app, state)
+    add_voice_routes(app, state.cfg)
     open_paths = (state.cfg.health_check_path, "GET /", "GET /docs", "GET /openapi.json")
     app.add_middleware(KeyGuard, key=state.cfg.api_key, open_paths=open_paths)
     if origins := [o for o in state.cfg.cors_origins.split(",") if o]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"],
                            expose_headers=["retry-after", "x-job-id", "x-speed"])
     add_metrics(app, state)
+    add_docs(app, state.cfg, http_lines)
     app.add_middleware(PlainPaths)
     return app
 
@@ -392,7 +396,7 @@ def in_thread(
     thread = threading.Thread(target=run, name="server", daemon=True)
     thread.start()
     try:
-        up.wait(60)
+        if not up.wait(60): raise RuntimeError("the server did not start; its thread says why")
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     finally:
         for _, server in running: server.should_exit = True

@@ -7,7 +7,7 @@ __all__ = ['DECLARED', 'NON_COMMERCIAL', 'ENGINE_GROUP', 'BUILT_IN_ENGINES', 'SE
            'shown', 'said', 'check_option', 'Engine', 'declared', 'voice_language', 'resolve_language', 'call_limit',
            'only_non_commercial', 'as_audio', 'extra_is_there', 'engine_names', 'engines_lacking', 'known_rate',
            'register_engine', 'forget_engine', 'engine_class', 'load_tts_model', 'turn', 'in_use', 'loaded_engines',
-           'give_up_engine', 'successor', 'recordings', 'resolve_voice']
+           'give_up_engine', 'successor', 'recordings', 'recording_named', 'resolve_voice']
 
 # %% ../nbs/05_tts.ipynb #78b4e96a
 import logging, re, threading, time
@@ -383,6 +383,14 @@ def recordings(
         return {}
     return {f.name: f for f in files if _is_recording(f, folder)}
 
+def recording_named(
+    name:str, # as in a request: of the file, or without what it ends in
+    cfg:Config, # names the voices folder
+) -> Path|None: # None where there is none
+    "The recording that a name means."
+    files = recordings(cfg)
+    return files.get(name) or next((f for f in files.values() if f.stem == name), None)
+
 # %% ../nbs/05_tts.ipynb #9b3d6e45
 def resolve_voice(
     engine:type, # an engine's class
@@ -395,7 +403,7 @@ def resolve_voice(
     if voice == "default" and known: return _first_voice(engine, known, language)
     if voice in known: return voice
     files = recordings(cfg) if engine.copies_voices else {}
-    if voice in files: return str(files[voice])
+    if files and (file := recording_named(voice, cfg)): return str(file)
     there = ", ".join([*known, *files]) or f"none; put a recording into {cfg.voices_dir}, or send one"
     raise ValueError(f"`voice` is {shown(voice)}; engine {engine.name!r} has: {there}")
 

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LEAST_S', 'WORDLIKE', 'TRANSCRIPT', 'FILE_BYTES', 'VOICES_KEPT', 'longest_s', 'check_length', 'check_seconds',
-           'Recording', 'read_recording', 'kept_in', 'prepared', 'never', 'told', 'takes', 'default_options',
-           'call_engine', 'call_in_pieces', 'call_many']
+           'Recording', 'read_recording', 'kept_in', 'prepared', 'forget_prepared', 'never', 'told', 'takes',
+           'default_options', 'call_engine', 'call_in_pieces', 'call_many']
 
 # %% ../../nbs/engines/02_calls.ipynb #07677f30
 import math, threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -133,6 +133,15 @@ def prepared(
     recording = voice if given else read_recording(voice)
     store = vars(engine).setdefault("_prepared_voices", OrderedDict())
     return kept_in(store, recording.digest, lambda: engine.prepare(recording), VOICES_KEPT)
+
+# %% ../../nbs/engines/02_calls.ipynb #2804f12d
+def forget_prepared(
+    engines:Iterable[Engine], # loaded
+    digest:str, # of a `Recording`
+) -> int: # how many had it
+    "Let engines forget what they made of a recording, as it has been deleted."
+    stores = [vars(engine).get("_prepared_voices", {}) for engine in engines]
+    return sum(store.pop(digest, None) is not None for store in stores)
 
 # %% ../../nbs/engines/02_calls.ipynb #7c71d794
 def never() -> bool: # False

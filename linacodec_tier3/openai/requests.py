@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..config import Config
 from ..contract import RequestError, read_request
 from .encoders import STREAM_FORMATS, STREAM_RATE
-from ..tts import EngineError, engine_class, engine_names, recordings, shown
+from ..tts import EngineError, engine_class, engine_names, recording_named, recordings, shown
 
 # %% ../../nbs/openai/01_requests.ipynb #5b0e4e89
 class OpenAIError(RequestError):
@@ -49,6 +49,9 @@ class SpeechRequest(BaseModel):
         1.0, ge=0.25, le=4, description="1.0 is the voice's own pace; an engine's limits may be narrower")
     instructions:str = Field("", description="for engines that have an option of this name")
     stream_format:Literal["audio", "sse"] = Field("audio", description="bare bytes, or events")
+    ref_audio:str|None = Field(None, description="not OpenAI's: a recording in the place of `voice`, as a "
+                               "`data:` URL or by an https URL at one of `VOICE_HOSTS`")
+    ref_text:str|None = Field(None, description="not OpenAI's: what is said in `ref_audio`")
     seed:int|None = Field(None, description="not OpenAI's: the same seed gives the same audio")
     language:str|None = Field(None, description="not OpenAI's: as in a job's `input`")
     sample_rate:int|None = Field(None, description="not OpenAI's: for `pcm` nothing but 24000 can be had")
@@ -119,7 +122,7 @@ def named_voice(
 ) -> str: # as in a job's `input`, which is checked later
     "The voice that a name of OpenAI's means."
     engine = engine_class(service)
-    if name in engine.voices() or engine.copies_voices and name in recordings(cfg): return name
+    if name in engine.voices() or engine.copies_voices and recording_named(name, cfg): return name
     return table.get(name, "default" if name.lower() in OPENAI_VOICES else name)
 
 # %% ../../nbs/openai/01_requests.ipynb #f917d628
@@ -142,9 +145,21 @@ def as_input(
     options = {o.name for o in engine_class(service).options}
     told = {"instructions": asked.instructions} if asked.instructions and "instructions" in options else {}
     more = {key: value for key in ("seed", "language") if (value := getattr(asked, key)) is not None}
-    voice, speed = named_voice(name, service, table, cfg), nearest_speed(asked.speed, service)
+    voice, more = _voice_of(asked, lambda: named_voice(name, service, table, cfg), more)
+    speed = nearest_speed(asked.speed, service)
     return dict(text=asked.input, service=service, voice=voice, speed=speed, stream=True,
                 output_format="pcm_24", parameters=told | asked.parameters, **more)
+
+# %% ../../nbs/openai/01_requests.ipynb #9f5fdcff
+def _voice_of(asked, named, more): # what `voice` is, and all else
+    if asked.ref_audio is None:
+        if asked.ref_text is None: return named(), more
+        raise OpenAIError("`ref_text` is what `ref_audio` says, which is missing", param="ref_text")
+    if not re.match(r"(?i)data:|https?:/", asked.ref_audio):
+        raise OpenAIError(f"`ref_audio` is {shown(asked.ref_audio)}; allowed: data:audio/wav;base64,… or an "
+                          "https URL", param="ref_audio")
+    told = {} if asked.ref_text is None else {"voice_text": asked.ref_text}
+    return asked.ref_audio, more | told
 
 # %% ../../nbs/openai/01_requests.ipynb #98ba19cb
 def one_model(
