@@ -151,8 +151,7 @@ def test_while_connections_are_cut_and_workers_killed_at_random_every_stream_is_
             while not all(r.done() for r in running):
                 time.sleep(1)
                 pids = [w["pid"] for w in rough.workers().values() if w["up"]]
-                if pids: os.kill(chance.choice(pids), signal.SIGKILL)
-                wait_until(lambda: up(rough), SOON)
+                if len(pids) > 1: os.kill(chance.choice(pids), signal.SIGKILL)  # one is left
         assert all(np.array_equal(r.result(), whole) for r in running)
 
 
