@@ -1,5 +1,5 @@
 "A load balancer as RunPod's before the real worker: nothing is lost when workers come, go and die."
-import json, os, signal, subprocess, sys, time
+import json, os, random, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -136,6 +136,23 @@ def test_workers_come_and_go_with_who_asks():
             assert not cold.workers()
             assert len(joined(speak(DirectClient(cold.url, cold_s=0.3), **ASKED))[0])
             wait_until(lambda: not cold.workers(), SOON)
+
+
+@pytest.mark.slow
+def test_while_connections_are_cut_and_workers_killed_at_random_every_stream_is_whole(whole):
+    chance = random.Random(1)
+    def cut(path, number): return chance.choice([None, chance.randrange(1, 600_000)])
+    with LoadBalancer(env=ENV, workers=3, active=3, wait_s=2., ping_s=0.1, on_answer=cut) as rough:
+        def ask(_):
+            client = DirectClient(rough.url, cold_s=0.2, resumes=50)
+            return joined(speak(client, **SLOW | dict(parameters={"rtf": 0.01})))[0]
+        with ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(ask, n) for n in range(60)]
+            while not all(r.done() for r in running):
+                time.sleep(1)
+                pids = [w["pid"] for w in rough.workers().values() if w["up"]]
+                if len(pids) > 1: os.kill(chance.choice(pids), signal.SIGKILL)  # one is left
+        assert all(np.array_equal(r.result(), whole) for r in running)
 
 
 @pytest.mark.slow
