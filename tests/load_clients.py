@@ -12,7 +12,7 @@ from linacodec_tier3.contract import TOKENS, Numbering
 
 STREAMED = [(TOKENS, "lines"), ("pcm_16", "lines"), ("pcm_24", "lines"), ("ogg_opus", "lines"),
             (TOKENS, "events"), ("pcm_16", "events"), ("mp3", "openai"), ("pcm", "openai"), ("wav", "openai"),
-            ("opus", "openai"), ("flac", "openai"), ("mp3", "openai events")]
+            ("opus", "openai"), ("aac", "openai"), ("flac", "openai"), ("mp3", "openai events")]
 WHOLE = [(TOKENS, "whole"), ("wav", "whole"), ("flac", "whole"), ("mp3", "whole")]
 BYTES_S = {"mp3": 8_000, "pcm": 48_000, "wav": 48_000}  # of sound, where bytes say how long it is
 AHEAD_S = 0.5  # by which those who read slowly keep ahead of what they hear
