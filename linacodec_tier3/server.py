@@ -326,6 +326,7 @@ async def run_server(
     "Serve until SIGTERM comes."
     state, why, aside = ServerState(cfg), [], cfg.port_health not in (0, cfg.port)
     server, sock = uvicorn_server(make_app(state), cfg.job_timeout_s), sock or listening(cfg.port)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no small message waits for more
     beside = listening(cfg.port_health, "PORT_HEALTH") if aside else None
     def fail(line): why.append(line); server.should_exit = True
     load_behind(state, fail)
