@@ -154,7 +154,7 @@ def add_socket_routes(
 ) -> None: # raises `ConfigError` for a table of voices that cannot be read
     "What clients ask that write while they listen."
     table = deployed_voices(state.cfg)
-    @app.get(f"{SOCKET_PATH}/schema", summary="JSON schema of a session's messages")
+    @app.get(f"{SOCKET_PATH}/schema", summary="JSON schema of a WebSocket session's messages")
     async def messages() -> dict: return session_schema()
     @app.websocket(SOCKET_PATH)
     async def session(socket:WebSocket) -> None:

@@ -85,11 +85,15 @@ def test_a_key_is_asked_for_where_one_is_needed(browser):
     with serving(API_KEY="secret", CODEC="none") as (_, url):
         page = browser.new_page()
         page.goto(url)
-        page.wait_for_function("document.getElementById('error').textContent.includes('bearer token')")
-        page.fill("#key", "secret")
+        page.wait_for_function("document.getElementById('error').textContent.includes('the field Key')")
+        page.click("#speak")
+        page.wait_for_function("document.activeElement.id === 'key'")
+        page.fill("#key", "wrong")
         page.press("#key", "Tab")
-        page.wait_for_selector("#service option", state="attached")
-        speak(page, "All is well.", format="pcm_24")
+        page.wait_for_function("document.getElementById('error').textContent.includes('not the server')")
+        page.fill("#text", "All is well.")
+        page.fill("#key", "secret")
+        page.press("#key", "Enter")  # lists the services, and speaks
         page.wait_for_function("document.getElementById('seconds').textContent.endsWith('s')")
         page.close()
 
