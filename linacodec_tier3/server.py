@@ -209,7 +209,7 @@ def make_app(
     state:ServerState, # of the server
 ) -> Callable: # ASGI; raises `ConfigError`
     "Everything that the server answers."
-    if state.cfg.health_check_path in TAKEN:
+    if state.cfg.health_check_path in TAKEN or f"{state.cfg.health_check_path}/".startswith("/v1/"):
         raise ConfigError(f"HEALTH_CHECK_PATH={state.cfg.health_check_path!r}: answers something else; "
                           "choose another one, as in /ping")
     app = FastAPI(title="LinaCodec Tier 3", version=__version__, redirect_slashes=False, docs_url=None,

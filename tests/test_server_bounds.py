@@ -11,8 +11,9 @@ import requests
 import linacodec_tier3.server as server
 import linacodec_tier3.web.bodies as bodies
 import linacodec_tier3.web.connections as connections
-from linacodec_tier3.config import read_config
-from linacodec_tier3.server import in_thread
+from linacodec_tier3.config import ConfigError, read_config
+from linacodec_tier3.server import in_thread, make_app
+from linacodec_tier3.web.answers import ServerState
 from support_server import pinged, serving
 
 PAGE = "https://app.example.com"
@@ -247,6 +248,12 @@ def test_a_websocket_without_a_key_is_refused(guarded):
     with connected(guarded, handshake()) as raw: assert status(raw.recv(4096)) in (401, 403)
     with connected(guarded, handshake("//v1/audio/speech/stream/")) as raw:
         assert status(raw.recv(4096)) in (401, 403)
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/audio/voices", "/v1"])
+def test_what_is_asked_for_health_opens_nothing_else(path): # as it needs no key
+    with pytest.raises(ConfigError, match="answers something else"):
+        make_app(ServerState(read_config(QUICK | {"HEALTH_CHECK_PATH": path})))
 
 
 # -- websockets
