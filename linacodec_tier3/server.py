@@ -65,10 +65,11 @@ def answer_form(
     kinds = [kind.partition(";")[0].strip().lower() for kind in accept.split(",")]
     streams = isinstance(given, dict) and as_boolean(given.get("stream")) is True
     sound = next((BY_TYPE[kind] for kind in kinds if kind in BY_TYPE), None)
-    if sound and isinstance(given, dict):
+    if sound and isinstance(given, dict) and "action" not in given:
         given = {"output_format": sound} | given
-        if given["output_format"] in MEDIA_TYPES: return given, sound_form(given["output_format"])
-        if given["output_format"] == "linacodec_tokens":
+        format = str(given["output_format"])  # what is none is refused later
+        if format in MEDIA_TYPES: return given, sound_form(format)
+        if format == "linacodec_tokens":
             raise RequestError("`Accept` asks for audio, `output_format` for tokens: take one back")
     if not streams: return given, OBJECT
     return given, EVENTS if "text/event-stream" in kinds else LINES
@@ -208,7 +209,7 @@ def make_app(
     state:ServerState, # of the server
 ) -> Callable: # ASGI; raises `ConfigError`
     "Everything that the server answers."
-    if state.cfg.health_check_path in TAKEN:
+    if state.cfg.health_check_path in TAKEN or f"{state.cfg.health_check_path}/".startswith("/v1/"):
         raise ConfigError(f"HEALTH_CHECK_PATH={state.cfg.health_check_path!r}: answers something else; "
                           "choose another one, as in /ping")
     app = FastAPI(title="LinaCodec Tier 3", version=__version__, redirect_slashes=False, docs_url=None,
@@ -284,12 +285,14 @@ def listening(
 def uvicorn_server(
     app:Callable, # ASGI
     stalled_s:float=300., # seconds in which a client must read something
+    end_s:float=1., # seconds that whoever still sends or reads has at the end
 ) -> uvicorn.Server: # to be served
     "A server that leaves signals and logs to this package."
     quiet = dict(log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75)
     few = dict(http=watching(stalled_s, files_for()), backlog=128)  # accepted at once, before room is made
     sockets = dict(ws_max_size=2 * MOST_CONFIG, ws_per_message_deflate=False, ws_ping_timeout=120)
-    return _Uvicorn(uvicorn.Config(app, **few, **quiet, **sockets))
+    last = dict(timeout_graceful_shutdown=end_s)
+    return _Uvicorn(uvicorn.Config(app, **few, **quiet, **sockets, **last))
 
 # %% ../nbs/10_server.ipynb #fad5ac4a
 @asynccontextmanager
@@ -325,10 +328,13 @@ async def run_server(
 ) -> str: # why it ended; "" when it was told to. Raises `ConfigError`
     "Serve until SIGTERM comes."
     state, why, aside = ServerState(cfg), [], cfg.port_health not in (0, cfg.port)
-    server, sock = uvicorn_server(make_app(state), cfg.job_timeout_s), sock or listening(cfg.port)
+    server = uvicorn_server(make_app(state), cfg.job_timeout_s, cfg.shutdown_grace_s)
+    sock = sock or listening(cfg.port)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no small message waits for more
     beside = listening(cfg.port_health, "PORT_HEALTH") if aside else None
-    def fail(line): why.append(line); server.should_exit = True
+    def fail(line):
+        why.append(line); state.line.close("this worker cannot load what it speaks with; its log says why")
+        server.should_exit = True
     load_behind(state, fail)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, DrainThenExit(state, server))

@@ -1,15 +1,19 @@
 "What strangers may cost the HTTP server: bodies without end, heads in drops, readers who do not read."
-import json, logging, os, resource, socket, time
+import json, logging, os, resource, socket, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import psutil
 import pytest
 import requests
 
+import linacodec_tier3.server as server
 import linacodec_tier3.web.bodies as bodies
 import linacodec_tier3.web.connections as connections
-from linacodec_tier3.config import read_config
-from linacodec_tier3.server import in_thread
+from linacodec_tier3.config import ConfigError, read_config
+from linacodec_tier3.server import in_thread, make_app
+from linacodec_tier3.web.answers import ServerState
 from support_server import pinged, serving
 
 PAGE = "https://app.example.com"
@@ -176,6 +180,39 @@ def test_who_sends_two_requests_and_leaves_stops_both(url):
           requests.get(f"{url}/health", timeout=30).json().items() if v})
 
 
+def test_whatever_an_answer_is_to_be_there_is_one(url):
+    for format in ([1], {"a": 1}, None, 3):
+        asked = dict(json=dict(text="Hi.", output_format=format), headers={"Accept": "audio/ogg"}, timeout=30)
+        refused = requests.post(f"{url}/speak", **asked)
+        assert refused.status_code == 400 and "`output_format` is" in refused.json()["error"]
+    for accept in ("audio/ogg", "audio/*", "text/event-stream"):
+        asked = dict(json=dict(action="health"), headers={"Accept": accept}, timeout=30)
+        told = requests.post(f"{url}/speak", **asked)
+        assert told.status_code == 200 and told.json()["action"] == "health"
+
+
+def test_what_breaks_inside_is_counted(url, monkeypatch):
+    def broken(state): raise OSError("no disk")
+    monkeypatch.setattr(server, "server_health", broken)
+    assert requests.get(f"{url}/health", timeout=30).status_code == 500
+    counted = requests.get(f"{url}/metrics", timeout=30).text
+    assert 'linacodec_answers_total{route="/health",status="500"} 1.0' in counted
+
+
+def test_who_waits_for_models_that_cannot_be_loaded_is_told(monkeypatch):
+    asked = threading.Event()
+    def load(cfg):
+        assert asked.wait(60)
+        raise ValueError("cannot load")
+    monkeypatch.setattr(server, "load_behind", partial(server.load_behind, load=load))
+    with in_thread(read_config(QUICK | {"CONCURRENCY": "1"})) as url, ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(requests.post, f"{url}/speak", json=dict(text="Hi."), timeout=60) for _ in "ab"]
+        def waits(): return requests.get(f"{url}/health", timeout=30).json()
+        until(lambda: waits()["at_work"] + waits()["waiting"] == 2)
+        asked.set()
+        for job in jobs: assert job.result().status_code == 503 and "cannot load" in job.result().text
+
+
 # -- keys
 
 @pytest.mark.parametrize("sent,let_in", [
@@ -202,11 +239,34 @@ def test_a_stranger_hears_why_also_after_megabytes(guarded):
         assert rest(raw).startswith(b"HTTP/1.1 401")  # and not first 100
 
 
-def test_a_websocket_without_a_key_is_refused(guarded):
-    head = ("GET /v1/audio/speech/stream HTTP/1.1\r\nHost: x\r\n"
-            "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+def handshake(path="/v1/audio/speech/stream", more=""):
+    return (f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{more}"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
-    with connected(guarded, head) as raw: assert status(raw.recv(4096)) in (401, 403)
+
+
+def test_a_websocket_without_a_key_is_refused(guarded):
+    with connected(guarded, handshake()) as raw: assert status(raw.recv(4096)) in (401, 403)
+    with connected(guarded, handshake("//v1/audio/speech/stream/")) as raw:
+        assert status(raw.recv(4096)) in (401, 403)
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/audio/voices", "/v1"])
+def test_what_is_asked_for_health_opens_nothing_else(path): # as it needs no key
+    with pytest.raises(ConfigError, match="answers something else"):
+        make_app(ServerState(read_config(QUICK | {"HEALTH_CHECK_PATH": path})))
+
+
+# -- websockets
+
+@pytest.mark.parametrize("more", ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n",
+                                  "X: " + "x" * 20_000 + "\r\n", 300 * "X: x\r\n"])
+def test_a_handshake_that_cannot_be_read_leaves_no_connection(url, more):
+    with connected(url, handshake(more=more)) as raw: assert status(rest(raw)) == 400
+
+
+def test_a_websocket_is_found_under_its_path_as_it_is_meant(url):
+    for path in ("/v1/audio/speech/stream", "//v1/audio/speech/stream/"):
+        with connected(url, handshake(path)) as raw: assert status(raw.recv(4096)) == 101
 
 
 # -- pages of others

@@ -154,3 +154,14 @@ def test_a_killed_server_leaves_nothing_half(place):
                 for inside in part.iterdir(): inside.unlink()
                 part.rmdir()
             assert files_in(place) == []
+
+
+@pytest.mark.parametrize("sent", ["data:", "data:audio/wav;base64,", "data:audio/wav;base64,@@@",
+                                  "data:audio/wav;base64," + "A" * 1000,
+                                  "data:audio/wav;base64," + "A" * 20_500_000])
+def test_a_recording_in_a_request_that_is_none_is_no_fault_of_the_servers(url, sent):
+    asked = dict(model="humming", input=SAYS, ref_audio=sent)
+    refused = requests.post(f"{url}/v1/audio/speech", json=asked, headers=KEY, timeout=60)
+    assert refused.status_code == 400 and "recording in `voice`" in refused.json()["error"]["message"]
+    ours = dict(text=SAYS, voice=sent)
+    assert requests.post(f"{url}/speak", json=ours, headers=KEY, timeout=60).status_code == 400

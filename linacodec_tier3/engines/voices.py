@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IN_REQUEST', 'LISTENED_S', 'GOOD_KEPT', 'from_data_url', 'data_url', 'to_be_sent', 'is_brought', 'Brought',
-           'can_copy', 'voice_hosts', 'copying', 'asked_voice', 'voice_at_hand']
+           'can_copy', 'voice_hosts', 'copying', 'asked_voice', 'BroughtError', 'voice_at_hand']
 
 # %% ../../nbs/engines/06_voices.ipynb #54dffedc
 import binascii, re, threading
@@ -151,6 +151,9 @@ def _must_be_good(recording): # raises `RecordingError`
         while len(_good) > GOOD_KEPT: _good.popitem(last=False)
 
 # %% ../../nbs/engines/06_voices.ipynb #6573fdd3
+class BroughtError(EngineError):
+    "A recording in a request that cannot be used: the client's mistake, and no fault."
+
 def _content(brought, cfg, should_stop, fetch): # bytes
     if brought.name == IN_REQUEST: return from_data_url(brought.url)
     return fetch(brought.url, voice_hosts(cfg), should_stop)
@@ -171,6 +174,7 @@ def voice_at_hand(
         if isinstance(voice, str): recording = read_recording(voice)
         else: recording = Recording(name, _content(voice, cfg, should_stop, fetch), voice.transcript)
         _must_be_good(recording)
-    except RecordingError as e: raise EngineError(f"recording {name} {e}") from e
+    except RecordingError as e:
+        raise (BroughtError if name == IN_REQUEST else EngineError)(f"recording {name} {e}") from e
     except OSError as e: raise EngineError(f"recording {name} cannot be read: {e.strerror}") from e
     return recording

@@ -20,6 +20,7 @@ from ..config import PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError
 
 # %% ../../nbs/openai/03_routes.ipynb #4b2ebe73
 from ..contract import RequestError
+from ..engines.voices import BroughtError
 from ..generators import ResultTooLarge
 from .answers import as_sse, speech_bytes, speech_events
 from .encoders import STREAM_FORMATS, STREAM_RATE
@@ -70,7 +71,7 @@ def read_list(
     raise no_route("GET", path, path == SPEECH_PATH)
 
 # %% ../../nbs/openai/03_routes.ipynb #e1ab922e
-FAULTS = ((CodecUnavailable, 503), (ResultTooLarge, 413), (RequestError, 400))
+FAULTS = ((CodecUnavailable, 503), (ResultTooLarge, 413), (RequestError, 400), (BroughtError, 400))
 
 def fault_status(
     error:Exception, # that ended a job, or kept it from its start

@@ -80,7 +80,6 @@ class PlainPaths:
     ): self.app = app
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "http":
-            method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            scope = scope | dict(path=plain_path(scope["path"]), method=method)
+        if scope["type"] in ("http", "websocket"): scope = scope | dict(path=plain_path(scope["path"]))
+        if scope.get("method") == "HEAD": scope["method"] = "GET"
         await self.app(scope, receive, send)

@@ -36,7 +36,10 @@ class Counted:
                 if scope["method"] == "POST" and status == 200 and route in SPOKEN:
                     self.first.observe(time.monotonic() - begun)
             await send(message)
-        await self.app(scope, receive, told)
+        try: await self.app(scope, receive, told)
+        except Exception:
+            if not status: self.answers.labels(getattr(scope.get("route"), "path", "other"), 500).inc()
+            raise  # what tells the client of it is outside
 
 # %% ../../nbs/web/07_metrics.ipynb #01b60d78
 def add_metrics(

@@ -26,7 +26,7 @@ from ..handler import check_request, failed, served
 
 # %% ../../nbs/web/04_session.ipynb #dd4e2fb0
 from ..openai.encoders import STREAM_RATE, StreamEncoder
-from ..openai.requests import SpeechRequest, as_input
+from ..openai.requests import as_input, read_speech_request
 from .answers import ServerState
 from .line import Busy, Closed
 from .session_messages import (
@@ -79,13 +79,12 @@ def set_up(
     format, language = config.response_format, (config.language or "auto").lower()
     if format in CODED and format not in available_formats():
         raise RequestError(f"`response_format` {format} needs LinaCodec, which is not here: ask for pcm")
-    asked = SpeechRequest(
-        model=config.model or "tts-1", input="la", voice=config.ref_audio or config.voice or "default",
-        speed=config.speed or 1.0, instructions=config.instructions or "", parameters=config.parameters,
+    same = {key: getattr(config, key) for key in ("model", "voice", "speed", "instructions", "ref_audio")}
+    asked = read_speech_request(same | dict(
+        input="la", parameters=config.parameters, ref_text=config.ref_text if config.ref_audio else None,
         seed=(seed if config.seed is None else config.seed) % 2**32,
-        language=SESSION_LANGUAGES.get(language, config.language))
+        language=SESSION_LANGUAGES.get(language, config.language)))
     more = {key: getattr(config, key) for key in ("markup", "token_encoding", "embedding_mode")}
-    if config.ref_audio and config.ref_text: more["voice_text"] = config.ref_text
     given = as_input(asked, cfg, table) | more
     if format in CODED: given["output_format"] = format
     check_request(given, cfg)
@@ -364,7 +363,7 @@ async def _take_turn(s):
     s.in_line = True
     try:
         async with s.state.line.place():
-            await s.state.loaded.wait()
+            await s.state.models()
             s.in_line = s.told_busy = False
             while s.queue: await _next(s, s.queue.popleft())
     except Busy as e:
