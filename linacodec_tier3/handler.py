@@ -36,10 +36,13 @@ from .config import (PARTIAL_LIMIT, RESULT_LIMIT, Config, ConfigError, get_confi
                                     printable_output, resolve_device)
 from .background import Ahead, Crashed, JobState, JobStopped, contained, on_loop
 from .engines.calls import default_options
+from .engines.catalogue import can_speak
 from .heartbeat import Heartbeat
 from .memory import memory_left
 from .generators import (Delivery, ResultTooLarge, available_formats, check_sayable, codec_for,
                                         delivery, generate_batch_audio, generate_stream, to_say)
+
+# %% ../nbs/09_handler.ipynb #15d9263f
 from .codec.choice import codec_state, linacodec_available, require_linacodec
 from .codec.protocol import Codec, CodecUnavailable, device_fault
 from .openai.routes import road_of
@@ -214,7 +217,8 @@ def voices(
         options = {o.name: dict(default=o.default, allowed=o.allowed(), doc=o.doc) for o in e.options}
         return dict(voices=dict(e.voices()), recordings=list(recordings(cfg)) if e.copies_voices else [],
                     languages=list(declared(e, "languages")), tags=list(declared(e, "tags")),
-                    copies=copying(e, cfg), rate=known_rate(e), speeds=list(e.speeds), options=options)
+                    copies=copying(e, cfg), rate=known_rate(e), speeds=list(e.speeds), options=options,
+                    ready=can_speak(e, cfg))
     return {name: about(engine_class(name)) for name in engine_names()}
 
 ANSWERS = {"health": health, "voices": voices}  # to each of the contract's `ACTIONS`
