@@ -190,12 +190,12 @@ def judge(found):
 
 
 @pytest.mark.slow
-def test_six_hundred_answers_leave_memory_where_it_was():
+def test_twelve_hundred_answers_leave_memory_where_it_was():
     with serving(CONCURRENCY="4") as server:
-        found = phase(server, seconds=FOREVER_S, clients=4, jobs=150, slow=0, leave=0, longest=5, seed=5)
+        found = phase(server, seconds=FOREVER_S, clients=4, jobs=300, slow=0, leave=0, longest=5, seed=5)
     if RESULT: store(RESULT, "memory", found)
     all_whole(found)
-    assert found["ends"] == {"whole": 600} and found["memory_mb"][-1] < GROWTH * found["memory_mb"][1], found
+    assert found["ends"] == {"whole": 1200} and found["memory_mb"][-1] < GROWTH * found["memory_mb"][3], found
 
 
 @pytest.mark.slow
