@@ -253,9 +253,9 @@ class Client:
         try: return json_answer(self._http.request(method, f"{self.url}/{path}", **how), asked)
         except requests.RequestException as e: fault = http_fault(e, asked)
         except StreamError as e: fault = e
-        fault.args = (self._hidden(str(fault)),)
-        raise fault
+        raise self._hushed(fault)
 
+    def _hushed(self, fault): fault.args = (self._hidden(str(fault)),); return fault
     def _hidden(self, text): return text.replace(self._key, "…") if self._key else text
 
 # %% ../nbs/11_client.ipynb #b34a72ca

@@ -189,8 +189,7 @@ class DirectClient(Client):
             if r.status_code == 200: return r
             with r: fault = speech_fault(r, asked, self.cold_s)
         except requests.RequestException as e: fault = http_fault(e, asked)
-        fault.args = (self._hidden(str(fault)),)
-        raise fault
+        raise self._hushed(fault)
 
 # %% ../nbs/12_direct.ipynb #5924ffe5
 @patch_to(DirectClient)
@@ -264,8 +263,7 @@ def _open(self, job):
 
 @patch_to(DirectClient)
 def _give_up(self, job, fault):
-    fault.args = (self._hidden(str(fault)),)
-    job.end("FAILED", str(fault))
+    job.end("FAILED", str(self._hushed(fault)))
     raise fault
 
 @patch_to(DirectClient)

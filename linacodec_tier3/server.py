@@ -24,12 +24,12 @@ from . import __version__
 from .background import kept_threads
 from .codec.protocol import CodecUnavailable
 from .config import Config, ConfigError, get_config, printable_output
-from .contract import RequestError, as_boolean, error_result, request_schema
+from .contract import RequestError, as_boolean, error_result
 from .handler import StopAfterGrace, health, log_to_runpod, voices, why_replaced
 from .heartbeat import Heartbeat
 
 # %% ../nbs/10_server.ipynb #ba10b0e1
-from .openai.requests import OpenAIError, SpeechRequest, as_input, read_speech_request
+from .openai.requests import OpenAIError, as_input, read_speech_request
 from .openai.routes import LISTS, SPEECH_PATH, deployed_voices, no_route, read_list
 from .phases import cold_start, note_since
 from .start.fitness import CHECKS, FitnessResult, look_at
@@ -104,12 +104,11 @@ def add_routes(
     state:ServerState, # of the server
 ) -> None:
     "What this project's own clients ask."
-    says = {"requestBody": {"content": {"application/json": {"schema": request_schema()}}, "required": True}}
     async def speak(request:Request) -> Response:
         accept = request.headers.get("accept", "")
         try: return Answer(state, *answer_form(input_in(await body_of(request)), accept))
         except RequestError as e: return turned_down(e)
-    for path in ("/speak", "/"): app.post(path, openapi_extra=says, summary="Speak a text")(speak)
+    for path in ("/speak", "/"): app.post(path, summary="Speak a text")(speak)
     page = (files("linacodec_tier3.web") / "page.html").read_text("utf-8")
     @app.get("/", summary="A page to listen", response_class=HTMLResponse)
     async def listen() -> Response: return HTMLResponse(page)
@@ -127,8 +126,7 @@ def add_openai_routes(
 ) -> None: # raises `ConfigError` for a table of voices that cannot be read
     "What OpenAI's clients ask."
     table, cfg = deployed_voices(state.cfg), state.cfg
-    says = {"requestBody": {"content": {"application/json": {"schema": SpeechRequest.model_json_schema()}}}}
-    @app.post(SPEECH_PATH, openapi_extra=says, summary="OpenAI's speech API")
+    @app.post(SPEECH_PATH, summary="OpenAI's speech API")
     async def speech(request:Request) -> Response:
         try:
             asked = read_speech_request(await body_of(request))

@@ -25,7 +25,7 @@ from ..generators import ResultTooLarge
 from .answers import as_sse, speech_bytes, speech_events
 from .encoders import STREAM_FORMATS, STREAM_RATE
 from .requests import (OpenAIError, SpeechRequest, as_input, models_list, one_model,
-                                              read_speech_request, voice_table, voices_list)
+                                              openai_error, read_speech_request, voice_table, voices_list)
 
 # %% ../../nbs/openai/03_routes.ipynb #5871e87d
 SPEECH_PATH = "/v1/audio/speech"
@@ -118,8 +118,7 @@ class Road:
 
 def _openai_fault(events, message, error, job, begun):
     "For people who stream an event, where events have begun; and in any case the end of the job as FAILED."
-    wrong = error if isinstance(error, OpenAIError) else None
-    wrong = wrong or OpenAIError(message["error"], fault_status(error, job))
+    wrong = openai_error(error, message["error"], fault_status(error, job))
     if events and begun: yield _text({"type": "error"} | wrong.body())
     told = wrong.body() | {"status_code": wrong.status}
     yield {"error": json.dumps(told)}

@@ -22,7 +22,7 @@ from ..generators import ResultTooLarge
 from ..handler import failed, served
 from ..openai.answers import as_sse, speech_bytes, speech_events
 from ..openai.encoders import STREAM_FORMATS
-from ..openai.requests import OpenAIError
+from ..openai.requests import openai_error
 from ..openai.routes import fault_status
 from .line import Busy, Closed, RequestLine
 
@@ -81,8 +81,7 @@ def openai_body(
     error:Exception, # that ended the job
 ) -> dict: # JSON
     "An error as OpenAI's clients read it."
-    if isinstance(error, OpenAIError): return error.body()
-    return OpenAIError(message["error"], status_of(error, JobState())).body()
+    return openai_error(error, message["error"], status_of(error, JobState())).body()
 
 def openai_form(
     format:str, # a key of `STREAM_FORMATS`

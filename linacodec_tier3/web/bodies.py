@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from ..contract import RequestError, error_result
-from ..openai.requests import OpenAIError
+from ..openai.requests import openai_error
 
 # %% ../../nbs/web/00_bodies.ipynb #6b0534d9
 MOST_BYTES = 30_000_000  # of a request: what RunPod's load balancer lets through
@@ -116,7 +116,7 @@ def turned_down(
 ) -> JSONResponse: # with the status that the error names, or 400
     "The answer to what cannot be served as it stands."
     status = getattr(e, "status", 400)
-    if openai: body = (e if isinstance(e, OpenAIError) else OpenAIError(str(e), status)).body()
+    if openai: body = openai_error(e, str(e), status).body()
     else: body = error_result(str(e))
     headers = {"Retry-After": "5"} if status == 503 else {}
     if status in UNREAD: headers["Connection"] = "close"
